@@ -1,0 +1,302 @@
+//! Owns the connections to PostgreSQL and the only ways to begin a transaction.
+//! Promises that a tenant's tables are reached under a role and a tenant that end with the transaction.
+//! Called by every room that reads or writes; nobody else names the pool.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+
+use crate::config::{Config, ConfigError, mask_userinfo};
+use crate::identifier::TenantId;
+
+/// The name every connection of ours carries: takeover may end a backend only under this prefix.
+pub const APPLICATION_NAME: &str = "hashinsight";
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The address is missing or no address.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Nobody answers, or refuses us.
+    #[error("cannot use the database {address} (DATABASE_URL): {source}")]
+    Connect { address: String, source: sqlx::Error },
+    /// The schema is missing or unprotected.
+    #[error("{0}")]
+    Schema(String),
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+}
+
+/// The pool of this process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Db {
+    pool: PgPool,
+    options: PgConnectOptions,
+    worker_timeouts: WorkerTimeouts,
+}
+
+#[derive(Debug, Clone)]
+struct WorkerTimeouts {
+    statement: String,
+    lock: String,
+}
+
+/// The options of a connection: our name, and limits that free what a lost client would hold.
+pub fn connect_options(config: &Config) -> Result<PgConnectOptions, DbError> {
+    let url = config.database_url()?;
+    let options: PgConnectOptions =
+        url.parse().map_err(|source| DbError::Connect { address: mask_userinfo(url), source })?;
+    let statement_timeout = config.database.statement_timeout_ms.to_string();
+    Ok(options
+        .application_name(APPLICATION_NAME)
+        .options([
+            ("statement_timeout", statement_timeout.as_str()),
+            ("idle_in_transaction_session_timeout", "10000"),
+        ])
+        .disable_statement_logging())
+}
+
+impl Db {
+    /// Connects, or says in one line why not.
+    pub async fn connect(config: &Config) -> Result<Self, DbError> {
+        let options = connect_options(config)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.database.max_connections)
+            .acquire_timeout(Duration::from_millis(config.database.acquire_timeout_ms))
+            .connect_lazy_with(options.clone());
+        // The first connection is made outside the pool: the pool would retry until its time-out
+        // and then report only that.
+        let mut probe = PgConnection::connect_with(&options).await.map_err(|source| DbError::Connect {
+            address: mask_userinfo(config.database_url().unwrap_or_default()),
+            source,
+        })?;
+        probe.ping().await?;
+        probe.close().await?;
+        let worker_timeouts = WorkerTimeouts {
+            statement: config.consumer.statement_timeout_ms.to_string(),
+            lock: config.consumer.lock_timeout_ms.to_string(),
+        };
+        Ok(Self { pool, options, worker_timeouts })
+    }
+
+    /// As [`Db::connect`], and refuses a schema that is absent, older, or does not protect tenants.
+    pub async fn open(config: &Config) -> Result<Self, DbError> {
+        let db = Self::connect(config).await?;
+        db.assert_ready().await?;
+        Ok(db)
+    }
+
+    /// Begins a transaction of one tenant with the rights of the API.
+    pub async fn tenant(&self, tenant: &TenantId) -> Result<TenantTx, sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("select set_config('app.tenant_id', $1, true), set_config('role', 'hi_app', true)")
+            .bind(tenant.as_str())
+            .execute(&mut *tx)
+            .await?;
+        Ok(TenantTx { tx, tenant: tenant.clone() })
+    }
+
+    /// Begins a transaction of the pipeline: its own tables at once, a tenant's through
+    /// [`WorkerTx::for_tenant`].
+    pub async fn worker(&self) -> Result<WorkerTx, sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "select set_config('role', 'hi_worker', true), set_config('statement_timeout', $1, true), \
+             set_config('lock_timeout', $2, true)",
+        )
+        .bind(&self.worker_timeouts.statement)
+        .bind(&self.worker_timeouts.lock)
+        .execute(&mut *tx)
+        .await?;
+        Ok(WorkerTx { tx })
+    }
+
+    /// Begins a transaction that may change the schema. Its locks are asked for briefly: a writer
+    /// queued behind a waiting schema change would wait as well.
+    pub async fn owner(&self) -> Result<OwnerTx, sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query("select set_config('role', 'hi_owner', true), set_config('lock_timeout', '200', true)")
+            .execute(&mut *tx)
+            .await?;
+        Ok(OwnerTx { tx })
+    }
+
+    /// A connection of its own, for what lives as long as a session: an advisory lock.
+    pub async fn session(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.options).await
+    }
+
+    /// A pool of one connection, so that wake-ups never queue behind work.
+    pub fn side_pool(&self) -> PgPool {
+        PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone())
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), sqlx::Error> {
+        sqlx::query("select 1").execute(&self.pool).await.map(drop)
+    }
+
+    /// Closes the pool: after this no statement runs.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// The protection of tenants is checked in the catalogue, because a table that lost it works
+    /// like any other, for everybody.
+    async fn assert_ready(&self) -> Result<(), DbError> {
+        let migrated: bool = sqlx::query_scalar("select to_regclass('event_outbox') is not null")
+            .fetch_one(&self.pool)
+            .await?;
+        if !migrated {
+            return Err(DbError::Schema(
+                "the database has no schema yet: run `hashinsight migrate`".to_owned(),
+            ));
+        }
+        let unprotected: Option<String> = sqlx::query_scalar(
+            "select string_agg(c.relname, ', ' order by c.relname) from pg_class c \
+             join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped \
+             where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') \
+             and not (c.relrowsecurity and c.relforcerowsecurity)",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if let Some(tables) = unprotected {
+            return Err(DbError::Schema(format!(
+                "row-level security is not forced on {tables}: run `hashinsight migrate`, or \
+                 `alter table ... force row level security` as the owner"
+            )));
+        }
+        let too_strong: Option<String> = sqlx::query_scalar(
+            "select string_agg(rolname, ', ') from pg_roles \
+             where rolname in ('hi_app', 'hi_worker', 'hi_owner') and (rolsuper or rolbypassrls)",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if let Some(roles) = too_strong {
+            return Err(DbError::Schema(format!(
+                "the roles {roles} bypass row-level security: `alter role ... nosuperuser nobypassrls`"
+            )));
+        }
+        let may_switch: bool = sqlx::query_scalar(
+            "select coalesce(bool_and(pg_has_role(current_user, oid, 'member')), false) from pg_roles \
+             where rolname in ('hi_app', 'hi_worker', 'hi_owner')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if !may_switch {
+            return Err(DbError::Schema(
+                "the login of DATABASE_URL is no member of hi_app, hi_worker and hi_owner: `grant hi_app, \
+                 hi_worker, hi_owner to <login>`"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A transaction of one tenant, with the rights of the API.
+#[derive(Debug)]
+pub struct TenantTx {
+    tx: Transaction<'static, Postgres>,
+    tenant: TenantId,
+}
+
+impl TenantTx {
+    /// The tenant whose rows this transaction sees.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The connection, for a statement.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Commits.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.tx.commit().await
+    }
+}
+
+/// A transaction of the pipeline.
+#[derive(Debug)]
+pub struct WorkerTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl WorkerTx {
+    /// The connection, for a statement on the pipeline's own tables.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// The connection, with the rows of one tenant in view until the next call.
+    pub async fn for_tenant(&mut self, tenant: &TenantId) -> Result<&mut PgConnection, sqlx::Error> {
+        sqlx::query("select set_config('app.tenant_id', $1, true)")
+            .bind(tenant.as_str())
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(&mut self.tx)
+    }
+
+    /// Commits.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.tx.commit().await
+    }
+
+    /// Rolls back and waits for it, so that locks are gone when this returns.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.tx.rollback().await
+    }
+}
+
+/// A transaction that may change the schema.
+#[derive(Debug)]
+pub struct OwnerTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl OwnerTx {
+    /// The connection, for a statement.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Commits.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.tx.commit().await
+    }
+}
+
+/// What a failed statement says about the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlFailure {
+    /// The database is away, busy, or asked for the transaction to be repeated.
+    Transient,
+    /// The statement or its values are at fault.
+    Permanent,
+}
+
+/// Classifies a failure by its SQLSTATE; what is not known to pass is permanent.
+pub fn classify(error: &sqlx::Error) -> SqlFailure {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => SqlFailure::Transient,
+        sqlx::Error::Database(database) => match database.code().as_deref() {
+            // serialization failure, deadlock, lock timeout, statement cancelled by a timeout
+            Some("40001" | "40P01" | "55P03" | "57014" | "25P03" | "25006") => SqlFailure::Transient,
+            // connection, resources, operator intervention
+            Some(code) if ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class)) => {
+                SqlFailure::Transient
+            }
+            _ => SqlFailure::Permanent,
+        },
+        _ => SqlFailure::Permanent,
+    }
+}

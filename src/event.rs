@@ -1,0 +1,274 @@
+//! Owns the event: its kinds, envelope, topic and key rules.
+//! Promises that what one side encodes the other decodes, and that bytes which are no event of ours are told apart.
+//! Called by every room of the flow; knows none of them.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::identifier::{EntityId, TenantId, UserId};
+
+/// The newest envelope version we write and the newest major version we read.
+pub const VERSION: i32 = 1;
+
+/// The kinds this build emits or acts upon.
+pub mod kind {
+    /// A miner was added.
+    pub const MINER_ADDED: &str = "miner.added";
+    /// Fields of a miner changed.
+    pub const MINER_UPDATED: &str = "miner.updated";
+    /// A miner was removed.
+    pub const MINER_REMOVED: &str = "miner.removed";
+    /// The predecessor's name of [`MINER_REMOVED`], accepted on input.
+    pub const MINER_DELETED: &str = "miner.deleted";
+    /// A miner went online, offline, into maintenance, ...
+    pub const MINER_STATUS_CHANGED: &str = "miner.status_changed";
+    /// Many miners of one owner were added at once.
+    pub const MINER_BULK_IMPORTED: &str = "miner.bulk_imported";
+    /// A miner's power reading changed its owner's portfolio.
+    pub const MINER_PORTFOLIO_UPDATED: &str = "miner.portfolio_updated";
+    /// A user asked for a recalculation.
+    pub const MINER_SYNC_REQUESTED: &str = "miner.sync_requested";
+    /// Price, difficulty, height and fees of the Bitcoin network.
+    pub const NETWORK_SNAPSHOT: &str = "network.snapshot";
+}
+
+/// What an event is about in the large; decides the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AggregateType {
+    /// Miners and their owners' fleets.
+    Miner,
+    /// Trades, lots, signals.
+    Treasury,
+    /// Plans, power prices, the network, anomalies.
+    Ops,
+    /// Customers, contracts, invoices.
+    Crm,
+}
+
+impl AggregateType {
+    /// All of them, in the order of the topics.
+    pub const ALL: [Self; 4] = [Self::Miner, Self::Treasury, Self::Ops, Self::Crm];
+
+    /// The name in the outbox and, behind the prefix, of the topic.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Miner => "miner",
+            Self::Treasury => "treasury",
+            Self::Ops => "ops",
+            Self::Crm => "crm",
+        }
+    }
+
+    /// The aggregate of a kind by its prefix: network.* and anomaly.* belong to ops.
+    pub fn of_kind(kind: &str) -> Result<Self, UnknownPrefix> {
+        match kind.split_once('.').map(|(prefix, _)| prefix) {
+            Some("miner") => Ok(Self::Miner),
+            Some("treasury") => Ok(Self::Treasury),
+            Some("ops" | "network" | "anomaly") => Ok(Self::Ops),
+            Some("crm") => Ok(Self::Crm),
+            _ => Err(UnknownPrefix(kind.to_owned())),
+        }
+    }
+
+    /// The topic under a prefix such as `events.`.
+    pub fn topic(self, prefix: &str) -> String {
+        format!("{prefix}{}", self.as_str())
+    }
+}
+
+/// A kind whose prefix names no topic.
+#[derive(Debug, thiserror::Error)]
+#[error("event kind {0:?} has no known prefix: miner., treasury., ops., crm., network. or anomaly.")]
+pub struct UnknownPrefix(pub String);
+
+/// The Kafka key of an event: one owner's events share a partition; network snapshots have a lane of the tenant.
+pub fn key(kind: &str, tenant: &TenantId, user: &UserId) -> String {
+    if kind.starts_with("network.") { format!("{tenant}:network") } else { format!("{tenant}:{user}") }
+}
+
+/// An event as a consumer reads it.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub event_id: Uuid,
+    pub kind: String,
+    pub version: i32,
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    pub entity_id: EntityId,
+    pub occurred_at: DateTime<Utc>,
+    pub data: Value,
+}
+
+/// The envelope as it stands in the value. Unknown fields are ignored: newer writers may add some.
+#[derive(Deserialize)]
+struct Envelope {
+    event_id: Uuid,
+    kind: String,
+    version: i32,
+    tenant_id: TenantId,
+    user_id: UserId,
+    entity_id: EntityId,
+    occurred_at: DateTime<Utc>,
+    #[serde(default)]
+    data: Value,
+}
+
+/// Why bytes are no event that may be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// A null value: nothing we write.
+    NullValue,
+    /// Not UTF-8 or not JSON.
+    NotJson,
+    /// JSON without the envelope's fields, or with fields of another type.
+    NotAnEnvelope,
+    /// A version this build does not know.
+    UnsupportedVersion,
+    /// Tenant of payload, header and key disagree.
+    TenantMismatch,
+}
+
+impl Reason {
+    /// The error class of the dead letter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NullValue => "null_value",
+            Self::NotJson => "invalid_json",
+            Self::NotAnEnvelope => "invalid_envelope",
+            Self::UnsupportedVersion => "unsupported_version",
+            Self::TenantMismatch => "tenant_mismatch",
+        }
+    }
+}
+
+/// Bytes that are no event, with what could still be read of them.
+#[derive(Debug, Clone)]
+pub struct Undecodable {
+    pub reason: Reason,
+    pub message: String,
+    pub event_id: Option<Uuid>,
+    pub kind: Option<String>,
+    pub tenant_id: Option<TenantId>,
+    pub user_id: Option<UserId>,
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.message)
+    }
+}
+
+/// Decodes a record's value and checks it against its key and the header `tenantId`.
+pub fn decode(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    tenant_header: Option<&[u8]>,
+) -> Result<Event, Box<Undecodable>> {
+    let Some(value) = value else {
+        return Err(undecodable(Reason::NullValue, "the record has no value", &Value::Null));
+    };
+    let json: Value = serde_json::from_slice(value)
+        .map_err(|e| undecodable(Reason::NotJson, &e.to_string(), &Value::Null))?;
+    let version = json.get("version").and_then(Value::as_i64);
+    if version.is_some_and(|v| v > i64::from(VERSION)) {
+        let message = format!("version {}, newest known is {VERSION}", version.unwrap_or_default());
+        return Err(undecodable(Reason::UnsupportedVersion, &message, &json));
+    }
+    let envelope = Envelope::deserialize(&json)
+        .map_err(|e| undecodable(Reason::NotAnEnvelope, &e.to_string(), &json))?;
+    let tenant = envelope.tenant_id.as_str().as_bytes();
+    let of_key = key.and_then(|k| k.split(|b| *b == b':').next());
+    if of_key != Some(tenant) || tenant_header.is_some_and(|header| header != tenant) {
+        let message = "payload, key and header tenantId name different tenants";
+        return Err(undecodable(Reason::TenantMismatch, message, &json));
+    }
+    Ok(Event {
+        event_id: envelope.event_id,
+        kind: envelope.kind,
+        version: envelope.version,
+        tenant_id: envelope.tenant_id,
+        user_id: envelope.user_id,
+        entity_id: envelope.entity_id,
+        occurred_at: envelope.occurred_at,
+        data: envelope.data,
+    })
+}
+
+fn undecodable(reason: Reason, message: &str, json: &Value) -> Box<Undecodable> {
+    let text = |name: &str| json.get(name).and_then(Value::as_str);
+    Box::new(Undecodable {
+        reason,
+        message: message.to_owned(),
+        event_id: text("event_id").and_then(|t| t.parse().ok()),
+        kind: text("kind").filter(|k| k.len() <= 128 && !k.contains('\0')).map(str::to_owned),
+        tenant_id: text("tenant_id").and_then(|t| t.parse().ok()),
+        user_id: text("user_id").and_then(|t| t.parse().ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+        let mut json = serde_json::json!({
+            "event_id": "019d3c1e-0000-7000-8000-000000000001", "kind": "miner.added", "version": 1,
+            "tenant_id": "t1", "user_id": "u1", "entity_id": "m1", "occurred_at": "2026-01-02T03:04:05.678901Z",
+            "correlation_id": null, "causation_id": null, "data": {"x": 1}, "from_the_future": true,
+        });
+        change(&mut json);
+        json.to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_known_envelope_decodes_and_ignores_what_it_does_not_know() {
+        let event = decode(Some(b"t1:u1"), Some(&value(|_| ())), Some(b"t1")).expect("decodes");
+        assert_eq!((event.kind.as_str(), event.user_id.as_str()), ("miner.added", "u1"));
+        assert_eq!(event.occurred_at.timestamp_subsec_micros(), 678_901);
+    }
+
+    #[test]
+    fn everything_else_is_named() {
+        let cases: [(Option<&[u8]>, Option<Vec<u8>>, Option<&[u8]>, Reason); 8] = [
+            (Some(b"t1:u1"), None, None, Reason::NullValue),
+            (Some(b"t1:u1"), Some(b"{".to_vec()), None, Reason::NotJson),
+            (Some(b"t1:u1"), Some(vec![0xff, 0xfe]), None, Reason::NotJson),
+            (Some(b"t1:u1"), Some(b"[]".to_vec()), None, Reason::NotAnEnvelope),
+            (Some(b"t1:u1"), Some(value(|v| v["event_id"] = "x".into())), None, Reason::NotAnEnvelope),
+            (Some(b"t1:u1"), Some(value(|v| v["version"] = 2.into())), None, Reason::UnsupportedVersion),
+            (Some(b"t2:u1"), Some(value(|_| ())), None, Reason::TenantMismatch),
+            (Some(b"t1:u1"), Some(value(|_| ())), Some(b"t2"), Reason::TenantMismatch),
+        ];
+        for (key, value, header, reason) in cases {
+            assert_eq!(decode(key, value.as_deref(), header).expect_err("refused").reason, reason);
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_of_a_bad_event_is_kept() {
+        let bad =
+            decode(Some(b"t1:u1"), Some(&value(|v| v["version"] = 9.into())), None).expect_err("refused");
+        assert_eq!(bad.kind.as_deref(), Some("miner.added"));
+        assert_eq!(bad.tenant_id.map(|t| t.to_string()).as_deref(), Some("t1"));
+    }
+
+    #[test]
+    fn prefixes_decide_the_topic() {
+        for (kind, topic) in [
+            ("miner.added", "events.miner"),
+            ("treasury.signal", "events.treasury"),
+            ("ops.price_received", "events.ops"),
+            ("network.snapshot", "events.ops"),
+            ("anomaly.opened", "events.ops"),
+            ("crm.lead_created", "events.crm"),
+        ] {
+            assert_eq!(AggregateType::of_kind(kind).expect("known").topic("events."), topic);
+        }
+        assert!(AggregateType::of_kind("billing.paid").is_err());
+        assert!(AggregateType::of_kind("miner").is_err());
+    }
+}

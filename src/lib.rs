@@ -1,0 +1,50 @@
+//! HashInsight keeps Bitcoin-mining portfolios current: a write commits in PostgreSQL with its event, the event
+//! reaches the log, consumer groups apply it exactly once in effect, and the result is readable milliseconds later.
+//!
+//! ```text
+//!  HTTP / CLI ─► domain ─► outbox ─► publisher ─► log ─► consumer ─► inbox + projection ─► read model ─► cache ─► HTTP
+//!                (1 tx: state + event)   poll    Kafka    group        (1 tx: fence, inbox, domain,      after
+//!                                                or PG    membership    retry/dead letter, offset)       commit
+//! ```
+//!
+//! Reading this file from top to bottom walks the flow.
+//!
+//! | module | may import |
+//! |---|---|
+//! | frame | frame |
+//! | event, economics | identifier |
+//! | domain | event, economics, outbox, frame |
+//! | outbox | event, frame |
+//! | publisher | outbox, log, frame |
+//! | log, group | frame |
+//! | consumer | log, group, inbox, dead_letter, projection, cache, event, frame |
+//! | inbox, dead_letter | event, log (the record), frame |
+//! | projection | event, economics, read_model, frame |
+//! | read_model | economics, frame |
+//! | lag | log, frame |
+//! | cache | frame |
+//! | api | domain, economics, read_model, cache, event, frame |
+//! | role | everything |
+//!
+//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, telemetry. A test checks the table.
+
+// frame: knows no domain
+pub mod backoff;
+pub mod config;
+pub mod db;
+pub mod doorbell;
+pub mod identifier;
+pub mod lifecycle;
+pub mod metrics;
+pub mod telemetry;
+
+// the flow
+pub mod economics;
+pub mod event;
+// pub mod domain;
+pub mod log;
+pub mod outbox;
+pub mod publisher;
+
+// composition
+pub mod role;

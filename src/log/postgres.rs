@@ -1,0 +1,300 @@
+//! The log in PostgreSQL: what `standalone` uses without a broker.
+//!
+//! Offsets come from the partition's row: `end_offset` moves in the transaction of the records, and the lock of that
+//! row makes commit order offset order. An identity column would let a reader pass an uncommitted record.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
+
+use super::{Bounds, EventLog, FetchLimits, Fetched, LogError, Record, TopicDescription, TopicSpec};
+use crate::db::Db;
+use crate::doorbell::{Bell, Doorbells};
+
+/// Records deleted by one statement of the retention.
+const RETENTION_BATCH: i64 = 5_000;
+
+/// The log in the tables `log_partition` and `log_record`.
+pub struct PostgresLog {
+    db: Db,
+    bells: Doorbells,
+    partitions: Mutex<HashMap<String, i32>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct RecordRow {
+    log_offset: i64,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    header_names: Vec<String>,
+    header_values: Vec<Vec<u8>>,
+    record_time: DateTime<Utc>,
+}
+
+impl PostgresLog {
+    /// The log in this database.
+    pub fn new(db: Db, bells: Doorbells) -> Self {
+        Self { db, bells, partitions: Mutex::default() }
+    }
+
+    /// Appends inside the caller's transaction; the caller rings [`Bell::Log`] after the commit.
+    pub async fn append_in(
+        &self,
+        conn: &mut PgConnection,
+        topic: &str,
+        partition: i32,
+        records: &[Record],
+    ) -> Result<(), LogError> {
+        let count = records.len() as i64;
+        let end: Option<i64> = sqlx::query_scalar(
+            "update log_partition set end_offset = end_offset + $3 where topic = $1 and partition = $2 \
+             returning end_offset",
+        )
+        .bind(topic)
+        .bind(partition)
+        .bind(count)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let Some(end) = end else { return Err(LogError::UnknownTopic { topic: topic.to_owned() }) };
+        // Headers travel as one JSON array a record: PostgreSQL has no arrays of arrays of unequal length.
+        let headers: Vec<serde_json::Value> = records
+            .iter()
+            .map(|r| r.headers.iter().map(|(name, value)| serde_json::json!([name, hex(value)])).collect())
+            .collect();
+        sqlx::query(
+            "insert into log_record (topic, partition, log_offset, key, value, header_names, header_values, record_time) \
+             select $1, $2, $3 + r.n - 1, r.key, r.value, \
+               array(select h ->> 0 from jsonb_array_elements(r.headers) with ordinality e(h, i) order by i), \
+               array(select decode(h ->> 1, 'hex') from jsonb_array_elements(r.headers) with ordinality e(h, i) order by i), \
+               r.record_time \
+             from unnest($4::bytea[], $5::bytea[], $6::jsonb[], $7::timestamptz[]) with ordinality \
+               r(key, value, headers, record_time, n)",
+        )
+        .bind(topic)
+        .bind(partition)
+        .bind(end - count)
+        .bind(records.iter().map(|r| r.key.as_deref()).collect::<Vec<_>>())
+        .bind(records.iter().map(|r| r.value.as_deref()).collect::<Vec<_>>())
+        .bind(headers)
+        .bind(records.iter().map(|r| r.timestamp).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+
+    /// Deletes records past their topic's retention, never one that a group has yet to read; returns how many.
+    pub async fn retain(&self) -> Result<u64, LogError> {
+        let mut deleted = 0;
+        loop {
+            let mut tx = self.db.worker().await?;
+            let batch = sqlx::query(
+                "with expired as (select r.topic, r.partition, r.log_offset from log_record r \
+                   join log_partition p using (topic, partition) \
+                   where r.appended_at < now() - p.retention and not exists (select from consumer_offset o \
+                     where o.topic = r.topic and o.partition = r.partition and o.next_offset <= r.log_offset) \
+                   order by r.topic, r.partition, r.log_offset limit $1), \
+                 gone as (delete from log_record r using expired e where r.topic = e.topic \
+                   and r.partition = e.partition and r.log_offset = e.log_offset returning r.topic, r.partition, r.log_offset) \
+                 update log_partition p set start_offset = greatest(p.start_offset, g.upto + 1) \
+                   from (select topic, partition, max(log_offset) as upto, count(*) from gone group by 1, 2) g \
+                   where p.topic = g.topic and p.partition = g.partition",
+            )
+            .bind(RETENTION_BATCH)
+            .execute(tx.conn())
+            .await?
+            .rows_affected();
+            tx.commit().await?;
+            deleted += batch;
+            if batch == 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        limits: FetchLimits,
+    ) -> Result<Fetched, LogError> {
+        let mut tx = self.db.worker().await?;
+        let bounds = bounds(tx.conn(), topic, partition).await?;
+        if offset < bounds.start || offset > bounds.end {
+            return Err(LogError::OffsetOutOfRange { topic: topic.to_owned(), partition, offset });
+        }
+        if offset == bounds.end {
+            tx.rollback().await?;
+            return Ok(Fetched { records: Vec::new(), end: bounds.end });
+        }
+        let rows: Vec<RecordRow> = sqlx::query_as(
+            "select log_offset, key, value, header_names, header_values, record_time from log_record \
+             where topic = $1 and partition = $2 and log_offset >= $3 and log_offset < $4 order by log_offset limit $5",
+        )
+        .bind(topic)
+        .bind(partition)
+        .bind(offset)
+        .bind(bounds.end)
+        .bind(i64::try_from(limits.max_records).unwrap_or(i64::MAX))
+        .fetch_all(tx.conn())
+        .await?;
+        tx.rollback().await?;
+        let mut bytes = 0;
+        let within = |row: &RecordRow| {
+            let first = bytes == 0;
+            bytes += row.value.as_ref().map_or(0, Vec::len) + row.key.as_ref().map_or(0, Vec::len) + 1;
+            first || bytes <= limits.max_bytes as usize
+        };
+        let records =
+            rows.into_iter().take_while(within).map(|row| (row.log_offset, Record::from(row))).collect();
+        Ok(Fetched { records, end: bounds.end })
+    }
+}
+
+async fn bounds(conn: &mut PgConnection, topic: &str, partition: i32) -> Result<Bounds, LogError> {
+    let row: Option<(i64, i64)> = sqlx::query_as(
+        "select start_offset, end_offset from log_partition where topic = $1 and partition = $2",
+    )
+    .bind(topic)
+    .bind(partition)
+    .fetch_optional(conn)
+    .await?;
+    let (start, end) = row.ok_or_else(|| LogError::UnknownTopic { topic: topic.to_owned() })?;
+    Ok(Bounds { start, end })
+}
+
+impl From<RecordRow> for Record {
+    fn from(row: RecordRow) -> Self {
+        Self {
+            key: row.key,
+            value: row.value,
+            headers: row.header_names.into_iter().zip(row.header_values).collect(),
+            timestamp: row.record_time,
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[async_trait]
+impl EventLog for PostgresLog {
+    async fn partitions(&self, topic: &str) -> Result<i32, LogError> {
+        let known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).get(topic).copied();
+        if let Some(count) = known {
+            return Ok(count);
+        }
+        let mut tx = self.db.worker().await?;
+        let count: i64 = sqlx::query_scalar("select count(*) from log_partition where topic = $1")
+            .bind(topic)
+            .fetch_one(tx.conn())
+            .await?;
+        tx.rollback().await?;
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        if count == 0 {
+            return Err(LogError::UnknownTopic { topic: topic.to_owned() });
+        }
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), count);
+        Ok(count)
+    }
+
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
+        let mut tx = self.db.worker().await?;
+        self.append_in(tx.conn(), topic, partition, records).await?;
+        tx.commit().await?;
+        self.bells.ring(Bell::Log);
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        limits: FetchLimits,
+    ) -> Result<Fetched, LogError> {
+        let mut bell = self.bells.listen(Bell::Log);
+        let deadline = tokio::time::Instant::now() + limits.max_wait;
+        loop {
+            bell.arm();
+            let fetched = self.read(topic, partition, offset, limits).await?;
+            if !fetched.records.is_empty() {
+                return Ok(fetched);
+            }
+            if tokio::time::timeout_at(deadline, bell.rung()).await.is_err() {
+                return Ok(fetched);
+            }
+        }
+    }
+
+    async fn bounds(&self, topic: &str, partition: i32) -> Result<Bounds, LogError> {
+        let mut tx = self.db.worker().await?;
+        let found = bounds(tx.conn(), topic, partition).await;
+        tx.rollback().await?;
+        found
+    }
+
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
+        let mut created = Vec::new();
+        let mut tx = self.db.worker().await?;
+        for spec in topics {
+            let retention = PgInterval::try_from(spec.retention)
+                .map_err(|e| LogError::Refused(format!("retention of {}: {e}", spec.name)))?;
+            let new = sqlx::query(
+                "insert into log_partition (topic, partition, topic_id, retention) \
+                 select $1, n, $2, $3 from generate_series(0, $4 - 1) n \
+                 where not exists (select from log_partition where topic = $1) on conflict do nothing",
+            )
+            .bind(&spec.name)
+            .bind(Uuid::now_v7())
+            .bind(retention)
+            .bind(spec.partitions)
+            .execute(tx.conn())
+            .await?
+            .rows_affected();
+            if new > 0 {
+                created.push(spec.name.clone());
+            }
+        }
+        tx.commit().await?;
+        Ok(created)
+    }
+
+    async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
+        let mut tx = self.db.worker().await?;
+        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+            "select topic, count(*), (extract(epoch from min(retention)) * 1000)::bigint from log_partition \
+             where topic = any($1) group by topic order by topic",
+        )
+        .bind(names)
+        .fetch_all(tx.conn())
+        .await?;
+        tx.rollback().await?;
+        let described = rows.into_iter().map(|(topic, partitions, retention_ms)| TopicDescription {
+            topic,
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+            replication_factor: None,
+            retention_ms: Some(retention_ms),
+        });
+        Ok(described.collect())
+    }
+
+    fn transactional(&self) -> Option<&PostgresLog> {
+        Some(self)
+    }
+}
+
+/// How often retention runs.
+pub const RETAIN_EVERY: Duration = Duration::from_secs(600);

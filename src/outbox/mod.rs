@@ -1,0 +1,128 @@
+//! Owns the outbox: how an event is appended, read back in order, and kept.
+//! Promises that an event exists exactly if its transaction committed, and that per aggregate a later event has a
+//! larger position.
+//! Called by the domain (append), the publisher (read) and the running roles (partitions).
+
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::db::TenantTx;
+use crate::event::{self, AggregateType, UnknownPrefix};
+use crate::identifier::{EntityId, UserId};
+
+mod cursor;
+mod partitions;
+mod reader;
+
+pub use cursor::{Cursor, Leadership, LeadershipError};
+pub use partitions::{ensure_partitions, run_partitions};
+pub use reader::{OutboxRow, Page, Reader};
+
+/// An event about to be appended. Its tenant is the transaction's.
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    pub kind: &'a str,
+    /// The owner the event is about.
+    pub user_id: &'a UserId,
+    /// The aggregate: what order is promised for.
+    pub entity_id: EntityId,
+    pub data: Value,
+    /// The request that caused it, for tracing.
+    pub correlation_id: Option<&'a str>,
+    /// The event that caused it.
+    pub causation_id: Option<Uuid>,
+    /// W3C trace context, empty when there is none.
+    pub traceparent: &'a str,
+    /// Unique per tenant, if given: the second append with it fails the transaction.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// Why an event was not appended; the transaction must be rolled back.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The kind routes nowhere.
+    #[error(transparent)]
+    Kind(#[from] UnknownPrefix),
+    /// An event with this idempotency key exists.
+    #[error("an event with this idempotency key exists")]
+    Duplicate,
+    /// With synchronous_commit off a crash could leave an event in the log whose state is gone.
+    #[error("synchronous_commit is off: turn it on for the database or the login of DATABASE_URL")]
+    AsynchronousCommit,
+    /// The statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Appends an event to the caller's transaction and returns its id.
+///
+/// The position is drawn after the lock of the aggregate, which is held to the end of the
+/// transaction: this is where the promise of order per aggregate is kept.
+pub async fn append(tx: &mut TenantTx, new: NewEvent<'_>) -> Result<Uuid, AppendError> {
+    let aggregate_type = AggregateType::of_kind(new.kind)?;
+    let tenant = tx.tenant().clone();
+    let event_id = Uuid::now_v7();
+    if let Some(key) = new.idempotency_key {
+        reserve(tx.conn(), tenant.as_str(), key, event_id).await?;
+    }
+    let payload = json!({
+        "event_id": event_id,
+        "kind": new.kind,
+        "version": event::VERSION,
+        "tenant_id": tenant,
+        "user_id": new.user_id,
+        "entity_id": new.entity_id,
+        "correlation_id": new.correlation_id,
+        "causation_id": new.causation_id,
+        "data": new.data,
+    });
+    let lock = format!("{tenant}:{}:{}", aggregate_type.as_str(), new.entity_id);
+    // `offset 0` keeps the lock below the projection that draws the position.
+    let inserted = sqlx::query(
+        "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, \
+         payload, schema_version, traceparent, idempotency_key) \
+         select $1, $2, $3, $4, $5, $6, $7, $8 || jsonb_build_object('occurred_at', \
+           to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')), $9, $10, $11 \
+         from (select pg_advisory_xact_lock(hashtextextended($12, 0)) offset 0) locked \
+         where current_setting('synchronous_commit') <> 'off'",
+    )
+    .bind(event_id)
+    .bind(aggregate_type.as_str())
+    .bind(new.entity_id.as_str())
+    .bind(event::key(new.kind, &tenant, new.user_id))
+    .bind(new.kind)
+    .bind(tenant.as_str())
+    .bind(new.user_id.as_str())
+    .bind(payload)
+    .bind(event::VERSION)
+    .bind(new.traceparent)
+    .bind(new.idempotency_key)
+    .bind(lock)
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
+    if inserted == 0 {
+        return Err(AppendError::AsynchronousCommit);
+    }
+    Ok(event_id)
+}
+
+async fn reserve(
+    conn: &mut PgConnection,
+    tenant: &str,
+    key: &str,
+    event_id: Uuid,
+) -> Result<(), AppendError> {
+    let reserved = sqlx::query(
+        "insert into event_idempotency (tenant_id, idempotency_key, event_id) values ($1, $2, $3) \
+         on conflict do nothing",
+    )
+    .bind(tenant)
+    .bind(key)
+    .bind(event_id)
+    .execute(conn)
+    .await?
+    .rows_affected();
+    if reserved == 0 { Err(AppendError::Duplicate) } else { Ok(()) }
+}
