@@ -15,7 +15,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The pause after one more failure.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = FIRST.saturating_mul(1 << self.failures.min(5)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         jittered(pause)
@@ -39,10 +39,10 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_second_and_start_over() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<Duration> = (0..10).map(|_| backoff.next()).collect();
+        let pauses: Vec<Duration> = (0..10).map(|_| backoff.pause()).collect();
         assert!(pauses[0] <= FIRST.mul_f64(1.2) && pauses[0] >= FIRST.mul_f64(0.8));
         assert!(pauses[9] <= LONGEST.mul_f64(1.2) && pauses[9] >= LONGEST.mul_f64(0.8));
         backoff.reset();
-        assert!(backoff.next() <= FIRST.mul_f64(1.2));
+        assert!(backoff.pause() <= FIRST.mul_f64(1.2));
     }
 }

@@ -284,6 +284,36 @@ pub fn load_from(file: Option<&Path>, environment: &BTreeMap<String, String>) ->
     Ok(Loaded { config, origins })
 }
 
+/// A secret that is made once and kept in the data folder, readable by its owner alone.
+pub fn kept_secret(name: &str) -> Result<SecretString, ConfigError> {
+    use std::io::Write;
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))
+        .unwrap_or_else(std::env::temp_dir);
+    let folder = base.join("hashinsight");
+    let path = folder.join(name);
+    let failed = |e: std::io::Error| ConfigError(format!("cannot keep a secret in {}: {e}", path.display()));
+    if let Ok(kept) = std::fs::read_to_string(&path)
+        && kept.trim().len() >= 32
+    {
+        return Ok(kept.trim().to_owned().into());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    file.write_all(secret.as_bytes()).map_err(failed)?;
+    Ok(secret.into())
+}
+
 impl Config {
     /// The log this process uses. `standalone` falls back to PostgreSQL where no broker is named;
     /// the other roles refuse.
@@ -355,7 +385,7 @@ impl Config {
         within("consumer.batch_size", self.consumer.batch_size, 1, 10_000)?;
         within("consumer.fetch_max_bytes", self.consumer.fetch_max_bytes, 1_024, 52_428_800)?;
         within("consumer.fetch_max_wait_ms", self.consumer.fetch_max_wait_ms, 1, 30_000)?;
-        within("consumer.attempts", self.consumer.attempts, 1, 100)?;
+        within("consumer.attempts", self.consumer.attempts, 2, 100)?;
         within("consumer.retry_backoff_ms", self.consumer.retry_backoff_ms, 1, 3_600_000)?;
         within("consumer.statement_timeout_ms", self.consumer.statement_timeout_ms, 10, 600_000)?;
         within("consumer.lock_timeout_ms", self.consumer.lock_timeout_ms, 1, 600_000)?;

@@ -2,10 +2,11 @@
 //! Promises that a tenant's tables are reached under a role and a tenant that end with the transaction.
 //! Called by every room that reads or writes; nobody else names the pool.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 
 use crate::config::{Config, ConfigError, mask_userinfo};
 use crate::identifier::TenantId;
@@ -35,14 +36,16 @@ pub enum DbError {
 pub struct Db {
     pool: PgPool,
     options: PgConnectOptions,
-    worker_timeouts: WorkerTimeouts,
+    /// Begins a transaction of the pipeline in one round trip.
+    begin_worker: Arc<str>,
 }
 
-#[derive(Debug, Clone)]
-struct WorkerTimeouts {
-    statement: String,
-    lock: String,
-}
+/// Begins a transaction of a tenant; the tenant itself is bound in a statement of its own.
+const BEGIN_TENANT: &str = "begin; set local role hi_app";
+
+/// Begins a transaction of the owner. Its locks are asked for briefly: a writer queued behind a waiting schema change
+/// would wait as well.
+const BEGIN_OWNER: &str = "begin; set local role hi_owner; set local lock_timeout = 200";
 
 /// The options of a connection: our name, and limits that free what a lost client would hold.
 pub fn connect_options(config: &Config) -> Result<PgConnectOptions, DbError> {
@@ -75,11 +78,11 @@ impl Db {
         })?;
         probe.ping().await?;
         probe.close().await?;
-        let worker_timeouts = WorkerTimeouts {
-            statement: config.consumer.statement_timeout_ms.to_string(),
-            lock: config.consumer.lock_timeout_ms.to_string(),
-        };
-        Ok(Self { pool, options, worker_timeouts })
+        let begin_worker = format!(
+            "begin; set local role hi_worker; set local statement_timeout = {}; set local lock_timeout = {}",
+            config.consumer.statement_timeout_ms, config.consumer.lock_timeout_ms
+        );
+        Ok(Self { pool, options, begin_worker: begin_worker.into() })
     }
 
     /// As [`Db::connect`], and refuses a schema that is absent, older, or does not protect tenants.
@@ -91,36 +94,31 @@ impl Db {
 
     /// Begins a transaction of one tenant with the rights of the API.
     pub async fn tenant(&self, tenant: &TenantId) -> Result<TenantTx, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("select set_config('app.tenant_id', $1, true), set_config('role', 'hi_app', true)")
+        let mut tx = self.pool.begin_with(BEGIN_TENANT).await?;
+        sqlx::query("select set_config('app.tenant_id', $1, true)")
             .bind(tenant.as_str())
             .execute(&mut *tx)
             .await?;
         Ok(TenantTx { tx, tenant: tenant.clone() })
     }
 
+    /// Begins a transaction with the rights of the API and no tenant: it sees the tables that have none, and not one
+    /// row of the others.
+    pub async fn without_tenant(&self) -> Result<TenantlessTx, sqlx::Error> {
+        let tx = self.pool.begin_with(BEGIN_TENANT).await?;
+        Ok(TenantlessTx { tx })
+    }
+
     /// Begins a transaction of the pipeline: its own tables at once, a tenant's through
     /// [`WorkerTx::for_tenant`].
     pub async fn worker(&self) -> Result<WorkerTx, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query(
-            "select set_config('role', 'hi_worker', true), set_config('statement_timeout', $1, true), \
-             set_config('lock_timeout', $2, true)",
-        )
-        .bind(&self.worker_timeouts.statement)
-        .bind(&self.worker_timeouts.lock)
-        .execute(&mut *tx)
-        .await?;
+        let tx = self.pool.begin_with(AssertSqlSafe(Arc::clone(&self.begin_worker))).await?;
         Ok(WorkerTx { tx })
     }
 
-    /// Begins a transaction that may change the schema. Its locks are asked for briefly: a writer
-    /// queued behind a waiting schema change would wait as well.
+    /// Begins a transaction that may change the schema.
     pub async fn owner(&self) -> Result<OwnerTx, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        sqlx::query("select set_config('role', 'hi_owner', true), set_config('lock_timeout', '200', true)")
-            .execute(&mut *tx)
-            .await?;
+        let tx = self.pool.begin_with(BEGIN_OWNER).await?;
         Ok(OwnerTx { tx })
     }
 
@@ -210,6 +208,24 @@ impl TenantTx {
         &self.tenant
     }
 
+    /// The connection, for a statement.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Commits.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.tx.commit().await
+    }
+}
+
+/// A transaction with the rights of the API and no tenant.
+#[derive(Debug)]
+pub struct TenantlessTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl TenantlessTx {
     /// The connection, for a statement.
     pub fn conn(&mut self) -> &mut PgConnection {
         &mut self.tx

@@ -233,19 +233,21 @@ mod tests {
 
     #[test]
     fn everything_else_is_named() {
-        let cases: [(Option<&[u8]>, Option<Vec<u8>>, Option<&[u8]>, Reason); 8] = [
-            (Some(b"t1:u1"), None, None, Reason::NullValue),
-            (Some(b"t1:u1"), Some(b"{".to_vec()), None, Reason::NotJson),
-            (Some(b"t1:u1"), Some(vec![0xff, 0xfe]), None, Reason::NotJson),
-            (Some(b"t1:u1"), Some(b"[]".to_vec()), None, Reason::NotAnEnvelope),
-            (Some(b"t1:u1"), Some(value(|v| v["event_id"] = "x".into())), None, Reason::NotAnEnvelope),
-            (Some(b"t1:u1"), Some(value(|v| v["version"] = 2.into())), None, Reason::UnsupportedVersion),
-            (Some(b"t2:u1"), Some(value(|_| ())), None, Reason::TenantMismatch),
-            (Some(b"t1:u1"), Some(value(|_| ())), Some(b"t2"), Reason::TenantMismatch),
-        ];
-        for (key, value, header, reason) in cases {
-            assert_eq!(decode(key, value.as_deref(), header).expect_err("refused").reason, reason);
-        }
+        let reason = |key: &str, value: Option<Vec<u8>>, header: Option<&str>| {
+            let refused = decode(Some(key.as_bytes()), value.as_deref(), header.map(str::as_bytes));
+            refused.expect_err("refused").reason
+        };
+        let bytes = |text: &[u8]| Some(text.to_vec());
+        assert_eq!(reason("t1:u1", None, None), Reason::NullValue);
+        assert_eq!(reason("t1:u1", bytes(b"{"), None), Reason::NotJson);
+        assert_eq!(reason("t1:u1", bytes(&[0xff, 0xfe]), None), Reason::NotJson);
+        assert_eq!(reason("t1:u1", bytes(b"[]"), None), Reason::NotAnEnvelope);
+        let no_id = value(|v| v["event_id"] = "x".into());
+        assert_eq!(reason("t1:u1", Some(no_id), None), Reason::NotAnEnvelope);
+        let newer = value(|v| v["version"] = 2.into());
+        assert_eq!(reason("t1:u1", Some(newer), None), Reason::UnsupportedVersion);
+        assert_eq!(reason("t2:u1", Some(value(|_| ())), None), Reason::TenantMismatch);
+        assert_eq!(reason("t1:u1", Some(value(|_| ())), Some("t2")), Reason::TenantMismatch);
     }
 
     #[test]

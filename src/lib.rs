@@ -20,7 +20,7 @@
 //! | consumer | log, group, inbox, dead_letter, projection, cache, event, frame |
 //! | inbox, dead_letter | event, log (the record), frame |
 //! | projection | event, economics, read_model, frame |
-//! | read_model | economics, frame |
+//! | read_model | event, economics, frame |
 //! | lag | log, frame |
 //! | cache | frame |
 //! | api | domain, economics, read_model, cache, event, frame |
@@ -39,12 +39,22 @@ pub mod metrics;
 pub mod telemetry;
 
 // the flow
-pub mod economics;
 pub mod event;
-// pub mod domain;
-pub mod log;
+pub mod economics;
+pub mod domain;
 pub mod outbox;
 pub mod publisher;
+pub mod log;
+pub mod group;
+pub mod consumer;
+pub mod inbox;
+pub mod dead_letter;
+pub mod projection;
+pub mod read_model;
+pub mod cache;
+pub mod lag;
+pub mod api;
 
 // composition
+pub mod cli;
 pub mod role;

@@ -1,1 +1,56 @@
-fn main() {}
+//! The binary: parse, one arm per role, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hashinsight::cli::{Cli, Command, TokenCommand, TopicsCommand};
+use hashinsight::config::{self, ConfigError, Loaded};
+use hashinsight::role;
+use hashinsight::telemetry;
+
+/// Bad usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // clap itself ends with 2 on bad usage and 0 after --help.
+    let cli = Cli::parse();
+    let loaded = match config::load(cli.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error.into()),
+    };
+    telemetry::init(loaded.config.log.format());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(run(cli.command, loaded)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
+    let Loaded { config, origins } = loaded;
+    match command {
+        Command::Migrate(args) => role::migrate::run(&config, args.status, args.json.json).await,
+        Command::Serve => role::serve::run(config).await,
+        Command::Publish => role::publish::run(config).await,
+        Command::Consume(args) => role::consume::run(config, &args.group).await,
+        Command::Standalone(args) => role::standalone::run(config, &args).await,
+        Command::Topics(args) => match args.command {
+            TopicsCommand::Ensure(json) => role::topics::run_ensure(&config, json.json).await,
+            TopicsCommand::Describe(json) => role::topics::run_describe(&config, json.json).await,
+        },
+        Command::Lag(args) => role::lag::run(&config, args.group.as_deref(), args.json.json).await,
+        Command::Config(json) => role::config::run(&origins, json.json),
+        Command::Token(args) => match args.command {
+            TokenCommand::Jwt(jwt) => role::token::jwt(&config, &jwt),
+        },
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("hashinsight: {error:#}");
+    let usage = error.chain().any(|cause| cause.is::<ConfigError>());
+    ExitCode::from(if usage { USAGE } else { 1 })
+}

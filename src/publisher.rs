@@ -107,7 +107,7 @@ impl Publisher {
                 }
                 Err(error) => {
                     warn!(%error, "publishing failed; the same events are tried again");
-                    Some(backoff.next())
+                    Some(backoff.pause())
                 }
             };
             let fallback = polled_at + self.poll_interval;

@@ -3,7 +3,7 @@
 
 -- Row security of a table: the owner sees all (a guard that saw nothing would call everything
 -- published), `roles` see the tenant of the transaction. A missing tenant gives NULL: no rows.
-create function hi_protect(protected regclass, variadic roles text[]) returns void
+create function hi_protect(protected regclass, variadic roles text[] default '{}') returns void
 language plpgsql set search_path = pg_catalog, public as $$
 begin
     execute format('alter table %s enable row level security', protected);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-// pub mod kafka;
+pub mod kafka;
 mod partitioner;
 pub mod postgres;
-// mod wire;
+mod wire;
 
 pub use partitioner::partition_of;
 

@@ -27,14 +27,27 @@ pub struct PostgresLog {
     partitions: Mutex<HashMap<String, i32>>,
 }
 
+/// A record beside the bounds of its partition; the bounds alone where there is no record.
 #[derive(sqlx::FromRow)]
-struct RecordRow {
-    log_offset: i64,
+struct ReadRow {
+    start_offset: i64,
+    end_offset: i64,
+    log_offset: Option<i64>,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
-    header_names: Vec<String>,
-    header_values: Vec<Vec<u8>>,
-    record_time: DateTime<Utc>,
+    header_names: Option<Vec<String>>,
+    header_values: Option<Vec<Vec<u8>>>,
+    record_time: Option<DateTime<Utc>>,
+}
+
+impl ReadRow {
+    fn record(self) -> Option<(i64, Record)> {
+        let headers = self.header_names?.into_iter().zip(self.header_values?).collect();
+        Some((
+            self.log_offset?,
+            Record { key: self.key, value: self.value, headers, timestamp: self.record_time? },
+        ))
+    }
 }
 
 impl PostgresLog {
@@ -124,35 +137,35 @@ impl PostgresLog {
         offset: i64,
         limits: FetchLimits,
     ) -> Result<Fetched, LogError> {
+        // One statement, one snapshot: the records are those below the end that it sees.
         let mut tx = self.db.worker().await?;
-        let bounds = bounds(tx.conn(), topic, partition).await?;
-        if offset < bounds.start || offset > bounds.end {
-            return Err(LogError::OffsetOutOfRange { topic: topic.to_owned(), partition, offset });
-        }
-        if offset == bounds.end {
-            tx.rollback().await?;
-            return Ok(Fetched { records: Vec::new(), end: bounds.end });
-        }
-        let rows: Vec<RecordRow> = sqlx::query_as(
-            "select log_offset, key, value, header_names, header_values, record_time from log_record \
-             where topic = $1 and partition = $2 and log_offset >= $3 and log_offset < $4 order by log_offset limit $5",
+        let rows: Vec<ReadRow> = sqlx::query_as(
+            "select p.start_offset, p.end_offset, r.* from log_partition p left join lateral ( \
+               select log_offset, key, value, header_names, header_values, record_time from log_record \
+               where topic = p.topic and partition = p.partition and log_offset >= $3 order by log_offset limit $4) r \
+             on true where p.topic = $1 and p.partition = $2",
         )
         .bind(topic)
         .bind(partition)
         .bind(offset)
-        .bind(bounds.end)
         .bind(i64::try_from(limits.max_records).unwrap_or(i64::MAX))
         .fetch_all(tx.conn())
         .await?;
         tx.rollback().await?;
+        let Some(first) = rows.first() else {
+            return Err(LogError::UnknownTopic { topic: topic.to_owned() });
+        };
+        let bounds = Bounds { start: first.start_offset, end: first.end_offset };
+        if offset < bounds.start || offset > bounds.end {
+            return Err(LogError::OffsetOutOfRange { topic: topic.to_owned(), partition, offset });
+        }
         let mut bytes = 0;
-        let within = |row: &RecordRow| {
+        let within = |(_, row): &(i64, Record)| {
             let first = bytes == 0;
             bytes += row.value.as_ref().map_or(0, Vec::len) + row.key.as_ref().map_or(0, Vec::len) + 1;
             first || bytes <= limits.max_bytes as usize
         };
-        let records =
-            rows.into_iter().take_while(within).map(|row| (row.log_offset, Record::from(row))).collect();
+        let records = rows.into_iter().filter_map(ReadRow::record).take_while(within).collect();
         Ok(Fetched { records, end: bounds.end })
     }
 }
@@ -167,17 +180,6 @@ async fn bounds(conn: &mut PgConnection, topic: &str, partition: i32) -> Result<
     .await?;
     let (start, end) = row.ok_or_else(|| LogError::UnknownTopic { topic: topic.to_owned() })?;
     Ok(Bounds { start, end })
-}
-
-impl From<RecordRow> for Record {
-    fn from(row: RecordRow) -> Self {
-        Self {
-            key: row.key,
-            value: row.value,
-            headers: row.header_names.into_iter().zip(row.header_values).collect(),
-            timestamp: row.record_time,
-        }
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -17,7 +17,7 @@ mod reader;
 
 pub use cursor::{Cursor, Leadership, LeadershipError};
 pub use partitions::{ensure_partitions, run_partitions};
-pub use reader::{OutboxRow, Page, Reader};
+pub use reader::{OutboxRow, Page, Reader, STATEMENTS};
 
 /// An event about to be appended. Its tenant is the transaction's.
 #[derive(Debug)]

@@ -103,6 +103,11 @@ const BOUNDS: &str = concat!(
      and not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) w"
 );
 
+/// The statements of the reader by name, for a look at their plans. `$1` P, `$2` C, `$3` the position after which to
+/// read, `$4` the last position, `$5` the number of rows.
+pub const STATEMENTS: [(&str, &str); 3] =
+    [("bounds", BOUNDS), ("small window", SMALL_WINDOW), ("page", PAGE)];
+
 impl Reader {
     /// Starts where the cursor stands.
     pub fn new(cursor: Cursor, page_size: u32) -> Self {

@@ -7,8 +7,11 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use crate::config::Config;
 use crate::db::{Db, connect_options};
+use crate::doorbell::Doorbells;
 use crate::economics::catalogue;
 use crate::outbox;
+use crate::role::app::open_log;
+use crate::role::{print_json, topics};
 
 static SCHEMA: Migrator = sqlx::migrate!("migrations/schema");
 const ROLES: &str = include_str!("../../migrations/roles.sql");
@@ -35,6 +38,56 @@ impl Report {
     pub fn up_to_date(&self) -> bool {
         self.applied.is_empty() && self.pending.is_empty() && self.models == 0 && self.partitions == 0
     }
+}
+
+/// Migrates and prints what was done, or only what would be.
+pub async fn run(config: &Config, only_status: bool, json: bool) -> anyhow::Result<()> {
+    let report = if only_status { status(config).await? } else { migrate(config).await? };
+    let topics = if only_status { Topics::default() } else { ensure_topics(config).await? };
+    if json {
+        return print_json(&serde_json::json!({"schema": report, "topics": topics}));
+    }
+    for version in &report.applied {
+        println!("applied {version}");
+    }
+    for version in &report.pending {
+        println!("pending {version}");
+    }
+    if report.models > 0 {
+        println!("model catalogue: {} models added or changed", report.models);
+    }
+    if report.partitions > 0 {
+        println!("partitions: {} made ahead", report.partitions);
+    }
+    for topic in &topics.created {
+        println!("created topic {topic}");
+    }
+    if let Some(reason) = topics.skipped {
+        println!("topics: skipped, {reason}");
+    }
+    if !only_status && report.up_to_date() && topics.created.is_empty() {
+        println!("up to date");
+    }
+    Ok(())
+}
+
+/// What became of the topics.
+#[derive(Debug, Default, serde::Serialize)]
+struct Topics {
+    created: Vec<String>,
+    skipped: Option<&'static str>,
+}
+
+async fn ensure_topics(config: &Config) -> anyhow::Result<Topics> {
+    let Ok(kind) = config.event_log_kind(false) else {
+        let skipped = Some("KAFKA_BROKERS is not set");
+        return Ok(Topics { skipped, ..Topics::default() });
+    };
+    let db = Db::open(config).await?;
+    let log = open_log(config, kind, &db, &Doorbells::default()).await?;
+    let created = log.ensure_topics(&topics::specs(config, kind)).await?;
+    db.close().await;
+    Ok(Topics { created, skipped: None })
 }
 
 /// Brings the database to the schema of this build. Running it again changes nothing.

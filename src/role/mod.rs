@@ -2,4 +2,20 @@
 //! Promises that wiring happens once, here; nobody imports a role.
 //! Called by `main`.
 
+pub mod app;
+pub mod config;
+pub mod consume;
+mod demo;
+pub mod lag;
 pub mod migrate;
+pub mod publish;
+pub mod serve;
+pub mod standalone;
+pub mod token;
+pub mod topics;
+
+/// Prints one JSON document.
+fn print_json(document: &(impl serde::Serialize + ?Sized)) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(document)?);
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! The resource miner models: the catalogue, open to everybody.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::Api;
+use super::extract::{Page, Params};
+use super::problem::Problem;
+use crate::domain::miner_model;
+
+/// GET /api/miner-models?limit=&cursor=: {data, next}.
+pub(super) async fn list(State(api): State<Api>, params: Params) -> Result<Response, Problem> {
+    let limit = params.limit()?;
+    let after = params.text("cursor")?;
+    let mut tx = api.db.without_tenant().await?;
+    let rows = miner_model::list(tx.conn(), after, limit as i64 + 1).await?;
+    tx.commit().await?;
+    Ok(Json(Page::new(rows, limit, |model| model.name.clone())).into_response())
+}

@@ -1,0 +1,95 @@
+//! Owns the HTTP API: routes, authentication, the shape of answers and errors.
+//! Promises that tenant and actor come from the verified token only, and that a refused request leaves nothing behind.
+//! Called by the roles `serve` and `standalone`.
+//!
+//! | file | content |
+//! |---|---|
+//! | [`server`] | sockets, connections, deadlines of the transport |
+//! | [`token`] | signing and verifying JSON Web Tokens |
+//! | `auth` | who asks, and what the scopes allow |
+//! | `middleware` | what every request passes: id, metrics, panics, time-out, load |
+//! | `extract` | bodies, path and query parameters |
+//! | `problem` | the one error type |
+//! | `command` | running a command in a transaction |
+//! | one file per resource | `miners`, `miner_models`, `network`, `portfolio`, `probes` |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, patch, post};
+use tokio::sync::Semaphore;
+
+use crate::cache::Cache;
+use crate::config::{Config, ConfigError};
+use crate::db::Db;
+use crate::doorbell::Doorbells;
+
+mod auth;
+mod command;
+mod extract;
+mod middleware;
+mod miner_models;
+mod miners;
+mod network;
+mod portfolio;
+mod probes;
+mod problem;
+pub mod server;
+pub mod token;
+
+use token::Verifier;
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    db: Db,
+    cache: Arc<Cache>,
+    bells: Doorbells,
+    verifier: Arc<Verifier>,
+    in_flight: Arc<Semaphore>,
+    request_timeout: Duration,
+    body_timeout: Duration,
+    max_body_bytes: usize,
+}
+
+impl Api {
+    /// The API on these services.
+    ///
+    /// # Errors
+    /// No secret to verify tokens with.
+    pub fn new(config: &Config, db: Db, cache: Arc<Cache>, bells: Doorbells) -> Result<Self, ConfigError> {
+        Ok(Self {
+            db,
+            cache,
+            bells,
+            verifier: Arc::new(Verifier::new(&config.auth)?),
+            in_flight: Arc::new(Semaphore::new(config.server.max_in_flight)),
+            request_timeout: Duration::from_millis(config.server.request_timeout_ms),
+            body_timeout: Duration::from_millis(config.server.header_timeout_ms),
+            max_body_bytes: config.server.max_body_bytes,
+        })
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        let resources = Router::new()
+            .route("/api/miners", get(miners::list).post(miners::add))
+            .route("/api/miners/sync", post(miners::sync))
+            .route("/api/miners/{id}", get(miners::get).patch(miners::update).delete(miners::remove))
+            .route("/api/miners/{id}/status", patch(miners::change_status))
+            .route("/api/miner-models", get(miner_models::list))
+            .route("/api/network/snapshots", post(network::record))
+            .route("/api/portfolio", get(portfolio::get))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
+        // Probes answer under load, too.
+        Router::new()
+            .route("/livez", get(probes::livez))
+            .route("/readyz", get(probes::readyz))
+            .merge(resources)
+            .fallback(problem::unknown_route)
+            .method_not_allowed_fallback(problem::wrong_method)
+            .layer(axum::middleware::from_fn(middleware::every_request))
+            .with_state(self)
+    }
+}

@@ -1,0 +1,183 @@
+//! Owns the command line: one subcommand per role, one struct per subcommand's arguments.
+//! Promises that what is listed works.
+//! Called by `main`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Bitcoin-mining portfolios, current in real time.
+#[derive(Debug, Parser)]
+#[command(name = "hashinsight", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file in TOML; the environment wins over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring the database to this version: roles, schema, policies, model catalogue, partitions, topics.
+    Migrate(Migrate),
+    /// Serve the HTTP API.
+    Serve,
+    /// Publish committed events from the outbox to the log.
+    Publish,
+    /// Run one consumer group.
+    Consume(Consume),
+    /// Run every role in one process, on PostgreSQL alone where no broker is configured.
+    Standalone(Standalone),
+    /// Create or show the topics.
+    Topics(Topics),
+    /// Show how far each group is behind the log.
+    Lag(Lag),
+    /// Show the effective configuration and where each value comes from; secrets are masked.
+    Config(Json),
+    /// Issue tokens.
+    Token(Token),
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Only show what is applied and what is not.
+    #[arg(long)]
+    pub status: bool,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `consume`.
+#[derive(Debug, Args)]
+pub struct Consume {
+    /// The group to be a member of.
+    #[arg(long, value_name = "NAME")]
+    pub group: String,
+}
+
+/// Arguments of `standalone`.
+#[derive(Debug, Args)]
+pub struct Standalone {
+    /// Simulate a fleet whose miners, prices and difficulty keep changing; prints a token and calls to try.
+    #[arg(long)]
+    pub demo: bool,
+    /// End by itself after this long, such as 30s or 5m, with a summary.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, requires = "demo")]
+    pub run_for: Option<Duration>,
+    /// Print the summary as one JSON document and nothing else.
+    #[arg(long, requires = "run_for")]
+    pub json: bool,
+}
+
+/// Arguments of `topics`.
+#[derive(Debug, Args)]
+pub struct Topics {
+    #[command(subcommand)]
+    pub command: TopicsCommand,
+}
+
+/// What to do with the topics.
+#[derive(Debug, Subcommand)]
+pub enum TopicsCommand {
+    /// Create the topics that are missing.
+    Ensure(Json),
+    /// Show the topics and what differs from what they should be.
+    Describe(Json),
+}
+
+/// Arguments of `lag`.
+#[derive(Debug, Args)]
+pub struct Lag {
+    /// Only this group.
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// Kinds of tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Sign a JWT for development with JWT_SECRET.
+    Jwt(Jwt),
+}
+
+/// Arguments of `token jwt`.
+#[derive(Debug, Args)]
+pub struct Jwt {
+    /// The tenant the token opens.
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: String,
+    /// The user it speaks for.
+    #[arg(long, value_name = "USER")]
+    pub user: String,
+    /// A scope such as miners:read; may be repeated or separated by commas.
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
+    pub scopes: Vec<String>,
+    /// Role, such as admin: every scope in the tenant.
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// How long it is valid, such as 1h.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub ttl: Duration,
+}
+
+/// Output for scripts.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Json {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A whole number and a unit: ms, s, m, h or d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let allowed = || format!("{text:?} is no duration: a whole number and ms, s, m, h or d, such as 30s");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(allowed)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| allowed())?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(allowed()),
+    };
+    match number.checked_mul(millis).filter(|ms| (1..=366 * 86_400_000).contains(ms)) {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(format!("{text:?} is out of range: 1ms to 366d")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("150ms"), Ok(Duration::from_millis(150)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3_600)));
+        for refused in ["30", "s", "", "-1s", "1.5s", "1w", "0s", "99999999999999999999s", "400d"] {
+            assert!(duration(refused).is_err(), "{refused}");
+        }
+    }
+}

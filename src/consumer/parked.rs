@@ -1,0 +1,307 @@
+//! The retry queue: an event that failed waits here, and later events of its key behind it. Other keys flow.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use tokio::time::Instant;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::apply::{Applied, Failure, decode};
+use super::offset::Claim;
+use super::worker::{Step, StepError, Worker};
+use crate::backoff::jittered;
+use crate::dead_letter::{self, Cause, Known};
+use crate::doorbell::Bell;
+use crate::event::Event;
+use crate::group::TopicPartition;
+use crate::inbox::{self, Outcome};
+use crate::log::Record;
+use crate::metrics;
+use crate::projection::HandlerError;
+
+/// Each further pause is this many times longer.
+const BACKOFF_FACTOR: u32 = 5;
+
+/// The head of a key's queue.
+#[derive(sqlx::FromRow)]
+struct Head {
+    log_offset: i64,
+    event_id: Uuid,
+    event_kind: String,
+    tenant_id: String,
+    user_id: String,
+    raw_key: Vec<u8>,
+    raw_value: Vec<u8>,
+    headers: serde_json::Value,
+    record_time: DateTime<Utc>,
+    attempts: i32,
+    first_failed_at: Option<DateTime<Utc>>,
+}
+
+/// A failed attempt: what is written beside the event.
+pub(super) struct Failed<'a> {
+    pub(super) cause: &'a HandlerError,
+    pub(super) next_attempt: Duration,
+}
+
+/// The keys that have events waiting.
+pub(super) async fn keys(
+    conn: &mut PgConnection,
+    group: &str,
+    partition: &TopicPartition,
+) -> Result<HashSet<Vec<u8>>, sqlx::Error> {
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select distinct raw_key from parked_event where consumer_name = $1 and topic = $2 and partition = $3",
+    )
+    .bind(group)
+    .bind(&partition.topic)
+    .bind(partition.partition)
+    .fetch_all(conn)
+    .await?;
+    Ok(keys.into_iter().collect())
+}
+
+/// Puts an event at the tail of its key: after a failed attempt, or behind one that waits.
+pub(super) async fn park(
+    conn: &mut PgConnection,
+    group: &str,
+    partition: &TopicPartition,
+    offset: i64,
+    record: &Record,
+    event: &Event,
+    failed: Option<Failed<'_>>,
+) -> Result<(), sqlx::Error> {
+    let error_message = failed.as_ref().map(|f| dead_letter::storable_text(&f.cause.to_string()));
+    sqlx::query(
+        "insert into parked_event (consumer_name, topic, partition, log_offset, event_id, event_kind, tenant_id, \
+         user_id, raw_key, raw_value, headers, record_time, attempts, next_attempt_at, error_class, error_message, \
+         first_failed_at, last_failed_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+         case when $13::text is null then 0 else 1 end, statement_timestamp() + $14 * interval '1 millisecond', $13, \
+         $15, case when $13 is not null then statement_timestamp() end, \
+         case when $13 is not null then statement_timestamp() end)",
+    )
+    .bind(group)
+    .bind(&partition.topic)
+    .bind(partition.partition)
+    .bind(offset)
+    .bind(event.event_id)
+    .bind(&event.kind)
+    .bind(event.tenant_id.as_str())
+    .bind(event.user_id.as_str())
+    .bind(record.key.as_deref().unwrap_or_default())
+    .bind(record.value.as_deref().unwrap_or_default())
+    .bind(dead_letter::headers_json(record))
+    .bind(record.timestamp)
+    .bind(failed.as_ref().map(|f| f.cause.class()))
+    .bind(failed.as_ref().map_or(0.0, |f| f.next_attempt.as_secs_f64() * 1e3))
+    .bind(error_message)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+impl Worker {
+    /// Sets when the next retry is due.
+    pub(super) async fn look_at_queue(&mut self) -> Result<(), sqlx::Error> {
+        let mut tx = self.context.db.worker().await?;
+        // Of each key only the head can be due.
+        let seconds: Option<f64> = sqlx::query_scalar(
+            "select extract(epoch from min(next_attempt_at) - clock_timestamp())::float8 from ( \
+               select distinct on (raw_key) next_attempt_at from parked_event \
+               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, log_offset) head",
+        )
+        .bind(self.context.group.name)
+        .bind(&self.partition.topic)
+        .bind(self.partition.partition)
+        .fetch_one(tx.conn())
+        .await?;
+        tx.rollback().await?;
+        self.retry_at = seconds.map(|s| Instant::now() + Duration::from_secs_f64(s.clamp(0.0, 86_400.0)));
+        Ok(())
+    }
+
+    /// The first failed attempt: parks the event and moves past it. `false`: another member has the partition.
+    pub(super) async fn park_failed(
+        &mut self,
+        claim: &Claim,
+        offset: i64,
+        record: &Record,
+        cause: &HandlerError,
+    ) -> Result<bool, StepError> {
+        let Ok(event) = decode(record) else {
+            // What cannot be decoded never reaches a handler; the batch failed on the dead letter itself.
+            return Err(StepError::Transient(format!("dead letter at offset {offset}: {cause}")));
+        };
+        let group = self.context.group.name;
+        let mut tx = self.context.db.worker().await?;
+        if !claim.advance(tx.conn(), offset + 1).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        warn!(group, event = %event.event_id, kind = event.kind, %cause, attempt = 1, "an event failed and is parked");
+        metrics::retry(group, cause.class());
+        let admitted = inbox::admit(tx.conn(), group, &[(&event, Outcome::Parked)]).await?;
+        if !admitted.is_empty() {
+            let failed = Failed { cause, next_attempt: self.pause_after(1) };
+            park(tx.conn(), group, &self.partition, offset, record, &event, Some(failed)).await?;
+        }
+        tx.commit().await?;
+        self.look_at_queue().await?;
+        Ok(true)
+    }
+
+    /// Tries the heads that are due, each in a transaction of its own, until none is.
+    pub(super) async fn retry_due(&mut self, claim: &Claim) -> Result<Step, StepError> {
+        for head in self.due_heads().await? {
+            if !self.retry(claim, &head).await? {
+                return Ok(Step::Fenced);
+            }
+        }
+        self.look_at_queue().await?;
+        Ok(Step::Worked)
+    }
+
+    async fn due_heads(&self) -> Result<Vec<Head>, sqlx::Error> {
+        let mut tx = self.context.db.worker().await?;
+        let heads = sqlx::query_as(
+            "select log_offset, event_id, event_kind, tenant_id, user_id, raw_key, raw_value, headers, record_time, \
+             attempts, first_failed_at from ( \
+               select distinct on (raw_key) * from parked_event \
+               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, log_offset) head \
+             where next_attempt_at <= clock_timestamp() order by log_offset",
+        )
+        .bind(self.context.group.name)
+        .bind(&self.partition.topic)
+        .bind(self.partition.partition)
+        .fetch_all(tx.conn())
+        .await?;
+        tx.rollback().await?;
+        Ok(heads)
+    }
+
+    /// One attempt. `false`: another member has the partition.
+    async fn retry(&mut self, claim: &Claim, head: &Head) -> Result<bool, StepError> {
+        let record = head.record();
+        let mut tx = self.context.db.worker().await?;
+        if !claim.hold(tx.conn()).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        let attempt = match decode(&record) {
+            Ok(event) => self.context.group.handler.apply(&mut tx, &[&event]).await,
+            Err(bad) => return Err(StepError::Transient(format!("parked event {}: {bad}", head.event_id))),
+        };
+        match attempt {
+            Ok(dirty) => {
+                self.unpark(tx.conn(), head, Outcome::Applied).await?;
+                tx.commit().await?;
+                let by_kind = [(head.event_kind.clone(), 1)].into();
+                self.after_commit(Applied { dirty, by_kind, ..Applied::default() }).await?;
+                Ok(true)
+            }
+            Err(cause) => {
+                tx.rollback().await?;
+                match Failure::from(cause) {
+                    Failure::Transient(message) => Err(StepError::Transient(message)),
+                    Failure::Batch(cause) => self.record_failure(claim, head, &record, &cause).await,
+                }
+            }
+        }
+    }
+
+    /// A further failed attempt: wait longer, or give up.
+    async fn record_failure(
+        &mut self,
+        claim: &Claim,
+        head: &Head,
+        record: &Record,
+        cause: &HandlerError,
+    ) -> Result<bool, StepError> {
+        let group = self.context.group.name;
+        let attempts = head.attempts + 1;
+        let dead = u32::try_from(attempts).unwrap_or(u32::MAX) >= self.context.settings.attempts;
+        warn!(group, event = %head.event_id, kind = head.event_kind, %cause, attempt = attempts, dead,
+            "a parked event failed again");
+        metrics::retry(group, cause.class());
+        let mut tx = self.context.db.worker().await?;
+        if !claim.hold(tx.conn()).await? {
+            tx.rollback().await?;
+            return Ok(false);
+        }
+        if dead {
+            self.unpark(tx.conn(), head, Outcome::Dead).await?;
+            let known = Known {
+                event_id: Some(head.event_id),
+                kind: Some(&head.event_kind),
+                tenant_id: Some(&head.tenant_id),
+                user_id: Some(&head.user_id),
+            };
+            let message = cause.to_string();
+            let first_failed_at = head.first_failed_at;
+            let cause = Cause { class: cause.class(), message: &message, attempts, first_failed_at };
+            dead_letter::bury(tx.conn(), group, self.place(head.log_offset), record, known, cause).await?;
+        } else {
+            sqlx::query(
+                "update parked_event set attempts = $5, error_class = $6, error_message = $7, \
+                 first_failed_at = coalesce(first_failed_at, statement_timestamp()), \
+                 last_failed_at = statement_timestamp(), \
+                 next_attempt_at = statement_timestamp() + $8 * interval '1 millisecond' \
+                 where consumer_name = $1 and topic = $2 and partition = $3 and log_offset = $4",
+            )
+            .bind(group)
+            .bind(&self.partition.topic)
+            .bind(self.partition.partition)
+            .bind(head.log_offset)
+            .bind(attempts)
+            .bind(cause.class())
+            .bind(dead_letter::storable_text(&cause.to_string()))
+            .bind(self.pause_after(attempts).as_secs_f64() * 1e3)
+            .execute(tx.conn())
+            .await?;
+        }
+        tx.commit().await?;
+        self.context.bells.ring(Bell::Applied);
+        Ok(true)
+    }
+
+    /// Takes the head from the queue; the next event of its key becomes the head.
+    async fn unpark(
+        &self,
+        conn: &mut PgConnection,
+        head: &Head,
+        outcome: Outcome,
+    ) -> Result<(), sqlx::Error> {
+        let group = self.context.group.name;
+        sqlx::query(
+            "delete from parked_event where consumer_name = $1 and topic = $2 and partition = $3 and log_offset = $4",
+        )
+        .bind(group)
+        .bind(&self.partition.topic)
+        .bind(self.partition.partition)
+        .bind(head.log_offset)
+        .execute(&mut *conn)
+        .await?;
+        inbox::settle(conn, group, head.event_id, Outcome::Parked, outcome).await.map(drop)
+    }
+
+    /// The pause after so many failed attempts.
+    fn pause_after(&self, attempts: i32) -> Duration {
+        let exponent = u32::try_from(attempts - 1).unwrap_or(0).min(6);
+        let first = Duration::from_millis(self.context.settings.retry_backoff_ms);
+        jittered(first.saturating_mul(BACKOFF_FACTOR.saturating_pow(exponent)))
+    }
+}
+
+impl Head {
+    fn record(&self) -> Record {
+        Record {
+            key: Some(self.raw_key.clone()),
+            value: Some(self.raw_value.clone()),
+            headers: dead_letter::headers_from_json(&self.headers),
+            timestamp: self.record_time,
+        }
+    }
+}

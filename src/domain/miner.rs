@@ -1,0 +1,293 @@
+//! Owns the miners: adding, changing, removing and reading them.
+//! Promises that a miner's row is locked before it changes, so that its events stand in the order of its changes.
+//! Called by the API and by the simulated fleet of the demo.
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::input::{Given, Names};
+use super::{Caller, CommandError, Input, emit, miner_model};
+use crate::db::TenantTx;
+use crate::economics::MinerStatus;
+use crate::event::kind;
+use crate::identifier::{EntityId, UserId};
+
+mod fields;
+
+use fields::Fields;
+
+const STATUS: Names = &["status"];
+const REASON: Names = &["reason"];
+const USER: Names = &["user_id"];
+const LONGEST_REASON: usize = 500;
+
+/// A miner as it is stored: a number of equal machines of one owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct Miner {
+    #[sqlx(rename = "id")]
+    pub miner_id: Uuid,
+    pub owner_id: UserId,
+    pub model: String,
+    /// Rated hashrate of one machine, TH/s.
+    pub hashrate_ths: Decimal,
+    /// Nameplate power of one machine, W.
+    pub power_w: Decimal,
+    pub quantity: i32,
+    pub location: Option<String>,
+    /// Of one machine, USD.
+    pub purchase_price_usd: Option<Decimal>,
+    /// Tariff, $/kWh; none takes the default of the economics.
+    pub electricity_cost_usd_kwh: Option<Decimal>,
+    #[sqlx(try_from = "String")]
+    pub status: Status,
+    /// Why it has this status.
+    pub status_reason: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// [`MinerStatus`] as a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Status(pub MinerStatus);
+
+impl TryFrom<String> for Status {
+    type Error = crate::economics::UnknownStatus;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+/// The answer to a command on one miner.
+#[derive(Debug, Clone, Copy)]
+pub struct Changed {
+    pub miner_id: Uuid,
+    /// Nothing, when nothing changed.
+    pub event_id: Option<Uuid>,
+}
+
+/// The answer to a change of status.
+#[derive(Debug, Clone, Copy)]
+pub struct StatusChanged {
+    pub old_status: MinerStatus,
+    pub new_status: MinerStatus,
+    /// Nothing, when the status was the same.
+    pub event_id: Option<Uuid>,
+}
+
+/// Adds a miner from the fields of POST /api/miners; emits `miner.added`.
+pub async fn add(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    object: &Map<String, Value>,
+) -> Result<Changed, CommandError> {
+    let mut input = Input::new(object);
+    let given = Fields::read(&mut input);
+    let status = input.choice(STATUS).value().unwrap_or(MinerStatus::Pending);
+    let model = input.required(fields::MODEL, given.model.clone());
+    let known = match &model {
+        Some(model) => miner_model::find(tx.conn(), model).await?,
+        None => None,
+    };
+    let hashrate =
+        fields::figure(&mut input, fields::HASHRATE, &given.hashrate_ths, model.as_deref(), || {
+            known.as_ref().map(|m| m.hashrate_ths)
+        });
+    let power = fields::figure(&mut input, fields::POWER, &given.power_w, model.as_deref(), || {
+        known.as_ref().map(|m| m.power_w)
+    });
+    input.finish().map_err(CommandError::Invalid)?;
+    let (Some(model), Some(hashrate_ths), Some(power_w)) = (model, hashrate, power) else {
+        return Err(CommandError::Invalid(Vec::new()));
+    };
+    let miner = Miner {
+        miner_id: Uuid::now_v7(),
+        owner_id: given.owner_id.value().unwrap_or_else(|| caller.actor.clone()),
+        model,
+        hashrate_ths,
+        power_w,
+        quantity: given.quantity.value().unwrap_or(1),
+        location: given.location.value(),
+        purchase_price_usd: given.purchase_price_usd.value(),
+        electricity_cost_usd_kwh: given.electricity_cost_usd_kwh.value(),
+        status: Status(status),
+        status_reason: None,
+        created_at: caller.now,
+        updated_at: caller.now,
+    };
+    insert(tx, &miner).await?;
+    let data = json!({
+        "miner_id": miner.miner_id, "model": miner.model, "hashrate_ths": miner.hashrate_ths,
+        "power_w": miner.power_w, "quantity": miner.quantity, "owner_id": miner.owner_id,
+    });
+    let event_id = emit(tx, caller, kind::MINER_ADDED, &miner.owner_id, miner.miner_id.into(), data).await?;
+    Ok(Changed { miner_id: miner.miner_id, event_id: Some(event_id) })
+}
+
+/// Changes the fields that are given: null clears an optional one and takes hashrate and power from the catalogue.
+/// Emits `miner.updated` with each change as `{"old", "new"}`, for the new owner when the owner changes.
+pub async fn update(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    id: Uuid,
+    object: &Map<String, Value>,
+) -> Result<Changed, CommandError> {
+    let old = lock(tx.conn(), id).await?;
+    let mut input = Input::new(object);
+    let given = Fields::read(&mut input);
+    if let Given::Value(status) = input.choice::<MinerStatus>(STATUS)
+        && status != old.status.0
+    {
+        input.refuse("status", "is changed through PATCH /api/miners/{id}/status");
+    }
+    let new = given.apply(&mut input, tx.conn(), &old).await?;
+    input.finish().map_err(CommandError::Invalid)?;
+    let changes = fields::changes(&old, &new);
+    if changes.is_empty() {
+        return Ok(Changed { miner_id: id, event_id: None });
+    }
+    sqlx::query(
+        "update miners set owner_id = $2, model = $3, hashrate_ths = $4, power_w = $5, quantity = $6, location = $7, \
+         purchase_price_usd = $8, electricity_cost_usd_kwh = $9, updated_at = $10 where id = $1",
+    )
+    .bind(id)
+    .bind(&new.owner_id)
+    .bind(&new.model)
+    .bind(new.hashrate_ths)
+    .bind(new.power_w)
+    .bind(new.quantity)
+    .bind(&new.location)
+    .bind(new.purchase_price_usd)
+    .bind(new.electricity_cost_usd_kwh)
+    .bind(caller.now)
+    .execute(tx.conn())
+    .await?;
+    let data = json!({"miner_id": id, "changes": changes});
+    let event_id = emit(tx, caller, kind::MINER_UPDATED, &new.owner_id, id.into(), data).await?;
+    Ok(Changed { miner_id: id, event_id: Some(event_id) })
+}
+
+/// Changes the status from `status` and `reason`; emits `miner.status_changed` unless the status is the same.
+pub async fn change_status(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    id: Uuid,
+    object: &Map<String, Value>,
+) -> Result<StatusChanged, CommandError> {
+    let miner = lock(tx.conn(), id).await?;
+    let mut input = Input::new(object);
+    let status = input.choice::<MinerStatus>(STATUS);
+    let status = input.required(STATUS, status);
+    let reason = input.text(REASON, LONGEST_REASON).value();
+    input.finish().map_err(CommandError::Invalid)?;
+    let (old_status, new_status) = (miner.status.0, status.unwrap_or(miner.status.0));
+    if old_status == new_status {
+        return Ok(StatusChanged { old_status, new_status, event_id: None });
+    }
+    sqlx::query("update miners set status = $2, status_reason = $3, updated_at = $4 where id = $1")
+        .bind(id)
+        .bind(new_status.as_str())
+        .bind(&reason)
+        .bind(caller.now)
+        .execute(tx.conn())
+        .await?;
+    let data = json!({"miner_id": id, "old_status": old_status, "new_status": new_status, "reason": reason});
+    let event_id = emit(tx, caller, kind::MINER_STATUS_CHANGED, &miner.owner_id, id.into(), data).await?;
+    Ok(StatusChanged { old_status, new_status, event_id: Some(event_id) })
+}
+
+/// Removes a miner: its row stays for the record, nobody meets it again. Emits `miner.removed`.
+pub async fn remove(tx: &mut TenantTx, caller: Caller<'_>, id: Uuid) -> Result<Changed, CommandError> {
+    let miner = lock(tx.conn(), id).await?;
+    sqlx::query("update miners set removed_at = $2, updated_at = $2 where id = $1")
+        .bind(id)
+        .bind(caller.now)
+        .execute(tx.conn())
+        .await?;
+    let data = json!({"miner_id": id});
+    let event_id = emit(tx, caller, kind::MINER_REMOVED, &miner.owner_id, id.into(), data).await?;
+    Ok(Changed { miner_id: id, event_id: Some(event_id) })
+}
+
+/// Whom a sync is asked for: `user_id`, or the caller.
+pub fn sync_user(caller: Caller<'_>, object: &Map<String, Value>) -> Result<UserId, CommandError> {
+    let mut input = Input::new(object);
+    let user = input.identifier::<UserId>(USER).value();
+    input.finish().map_err(CommandError::Invalid)?;
+    Ok(user.unwrap_or_else(|| caller.actor.clone()))
+}
+
+/// Asks for a recalculation of a user's portfolio; emits `miner.sync_requested`.
+pub async fn request_sync(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    user: &UserId,
+) -> Result<Uuid, CommandError> {
+    let data = json!({"user_id": user});
+    emit(tx, caller, kind::MINER_SYNC_REQUESTED, user, EntityId::from(user), data).await
+}
+
+/// A miner that was not removed.
+pub async fn get(tx: &mut TenantTx, id: Uuid) -> Result<Miner, CommandError> {
+    sqlx::query_as("select * from miners where id = $1 and removed_at is null")
+        .bind(id)
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or(CommandError::NotFound)
+}
+
+/// Up to `limit` miners in the order they were added, behind the miner `after`, of one owner or of all.
+pub async fn list(
+    tx: &mut TenantTx,
+    owner: Option<&UserId>,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Miner>, sqlx::Error> {
+    sqlx::query_as(
+        "select * from miners where removed_at is null and ($1::text is null or owner_id = $1) \
+         and ($2::uuid is null or id > $2) order by id limit $3",
+    )
+    .bind(owner)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(tx.conn())
+    .await
+}
+
+/// The miner, kept from others until the end of the transaction: the position of its event is drawn after this.
+async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Miner, CommandError> {
+    sqlx::query_as("select * from miners where id = $1 and removed_at is null for update")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?
+        .ok_or(CommandError::NotFound)
+}
+
+async fn insert(tx: &mut TenantTx, miner: &Miner) -> Result<(), sqlx::Error> {
+    let tenant = tx.tenant().clone();
+    sqlx::query(
+        "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, location, \
+         purchase_price_usd, electricity_cost_usd_kwh, status, created_at, updated_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)",
+    )
+    .bind(tenant.as_str())
+    .bind(miner.miner_id)
+    .bind(&miner.owner_id)
+    .bind(&miner.model)
+    .bind(miner.hashrate_ths)
+    .bind(miner.power_w)
+    .bind(miner.quantity)
+    .bind(&miner.location)
+    .bind(miner.purchase_price_usd)
+    .bind(miner.electricity_cost_usd_kwh)
+    .bind(miner.status.0.as_str())
+    .bind(miner.created_at)
+    .execute(tx.conn())
+    .await
+    .map(drop)
+}

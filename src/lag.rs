@@ -1,0 +1,118 @@
+//! Owns the lag: how far each group is behind the log, per partition, in records and seconds.
+//! Promises that what is not known is null, never zero.
+//! Called by `hashinsight lag`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::Utc;
+use serde::Serialize;
+
+use crate::db::Db;
+use crate::log::{EventLog, FetchLimits};
+
+/// More records behind than this: warning.
+const WARNING: i64 = 1_000;
+
+/// More records behind than this: critical.
+const CRITICAL: i64 = 10_000;
+
+/// The lag of every group.
+#[derive(Debug, Serialize)]
+pub struct LagReport {
+    pub groups: Vec<GroupLag>,
+}
+
+/// The lag of one group.
+#[derive(Debug, Serialize)]
+pub struct GroupLag {
+    pub group: String,
+    /// healthy, warning, critical, or unknown.
+    pub status: &'static str,
+    /// Records behind; null if any partition's is not known.
+    pub lag: Option<i64>,
+    pub partitions: Vec<PartitionLag>,
+}
+
+/// The lag of one partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionLag {
+    pub topic: String,
+    pub partition: i32,
+    /// The next offset the group will apply.
+    pub committed: i64,
+    /// The offset of the next record to be appended.
+    pub end: Option<i64>,
+    pub lag: Option<i64>,
+    /// Age of the oldest record not yet applied; 0 when there is none.
+    pub lag_seconds: Option<f64>,
+    /// The member that works on it.
+    pub owner: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct OffsetRow {
+    consumer_name: String,
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    owner_id: Option<String>,
+}
+
+/// Measures the lag of all groups, or of one.
+pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result<LagReport, sqlx::Error> {
+    let mut tx = db.worker().await?;
+    let rows: Vec<OffsetRow> = sqlx::query_as(
+        "select consumer_name, topic, partition, next_offset, owner_id from consumer_offset \
+         where $1::text is null or consumer_name = $1 order by consumer_name, topic, partition",
+    )
+    .bind(group)
+    .fetch_all(tx.conn())
+    .await?;
+    tx.rollback().await?;
+    let mut groups: BTreeMap<String, Vec<PartitionLag>> = BTreeMap::new();
+    for row in rows {
+        let name = row.consumer_name.clone();
+        groups.entry(name).or_default().push(partition_lag(log, row).await);
+    }
+    let groups = groups.into_iter().map(|(group, partitions)| {
+        let lag = partitions.iter().map(|p| p.lag).sum();
+        GroupLag { group, status: status(lag), lag, partitions }
+    });
+    Ok(LagReport { groups: groups.collect() })
+}
+
+async fn partition_lag(log: &dyn EventLog, row: OffsetRow) -> PartitionLag {
+    let end = log.bounds(&row.topic, row.partition).await.ok().map(|b| b.end);
+    let lag = end.map(|end| (end - row.next_offset).max(0));
+    let lag_seconds = match lag {
+        Some(0) => Some(0.0),
+        Some(_) => oldest_age(log, &row).await,
+        None => None,
+    };
+    PartitionLag {
+        topic: row.topic,
+        partition: row.partition,
+        committed: row.next_offset,
+        end,
+        lag,
+        lag_seconds,
+        owner: row.owner_id,
+    }
+}
+
+async fn oldest_age(log: &dyn EventLog, row: &OffsetRow) -> Option<f64> {
+    let limits = FetchLimits { max_records: 1, max_bytes: 1, max_wait: Duration::from_millis(1) };
+    let fetched = log.fetch(&row.topic, row.partition, row.next_offset, limits).await.ok()?;
+    let (_, record) = fetched.records.first()?;
+    Some((Utc::now() - record.timestamp).as_seconds_f64().max(0.0))
+}
+
+fn status(lag: Option<i64>) -> &'static str {
+    match lag {
+        None => "unknown",
+        Some(n) if n > CRITICAL => "critical",
+        Some(n) if n > WARNING => "warning",
+        Some(_) => "healthy",
+    }
+}

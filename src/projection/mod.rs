@@ -1,0 +1,77 @@
+//! Owns what events mean to the read models: one handler per consumer group.
+//! Promises that a handler recomputes from the tables of record, so that order between aggregates and repetition do
+//! not matter.
+//! Called by the consumer, inside the transaction that admits the events.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::db::{SqlFailure, WorkerTx, classify};
+use crate::economics::{Assumptions, EconomicsError};
+use crate::event::{AggregateType, Event};
+use crate::identifier::{TenantId, UserId};
+use crate::read_model;
+
+mod portfolio;
+
+/// A row of a read model that changed: its cached copies are older than this version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirty {
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    pub version: i64,
+}
+
+/// Why a handler could not apply.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// The figures cannot be computed from what is stored.
+    #[error(transparent)]
+    Economics(#[from] EconomicsError),
+}
+
+impl HandlerError {
+    /// Whether the same events may succeed later without anybody mending anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Sql(error) if classify(error) == SqlFailure::Transient)
+    }
+
+    /// The error class of a dead letter.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Sql(_) => "database",
+            Self::Economics(_) => "economics",
+        }
+    }
+}
+
+/// Applies events of one group.
+#[async_trait]
+pub trait EventHandler: Send + Sync {
+    /// Whether a kind means anything here; others are acknowledged.
+    fn consumes(&self, kind: &str) -> bool;
+
+    /// Applies a batch in the consumer's transaction and returns what changed.
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError>;
+}
+
+/// A consumer group: what it reads and who applies it.
+#[derive(Clone)]
+pub struct Group {
+    pub name: &'static str,
+    pub reads: &'static [AggregateType],
+    pub handler: Arc<dyn EventHandler>,
+}
+
+/// Every group of this build.
+pub fn groups(assumptions: Assumptions) -> Vec<Group> {
+    vec![Group {
+        name: read_model::portfolio::GROUP,
+        reads: &[AggregateType::Miner, AggregateType::Ops],
+        handler: Arc::new(portfolio::PortfolioHandler { assumptions }),
+    }]
+}

@@ -1,0 +1,91 @@
+//! Recomputes portfolios: one recalculation per owner and batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Dirty, EventHandler, HandlerError};
+use crate::db::WorkerTx;
+use crate::economics::{self, Assumptions};
+use crate::event::{Event, kind};
+use crate::identifier::{TenantId, UserId};
+use crate::read_model::{portfolio, portfolio_write};
+
+/// Keeps the read model `portfolio`.
+pub(super) struct PortfolioHandler {
+    pub(super) assumptions: Assumptions,
+}
+
+/// What a batch asks for in one tenant.
+#[derive(Default)]
+struct Wanted {
+    /// Each owner with the last event that concerns it.
+    owners: BTreeMap<UserId, Uuid>,
+    /// The last network snapshot, which concerns everybody.
+    snapshot: Option<Uuid>,
+}
+
+#[async_trait]
+impl EventHandler for PortfolioHandler {
+    fn consumes(&self, kind: &str) -> bool {
+        portfolio::KINDS.contains(&kind)
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        let mut by_tenant: BTreeMap<&TenantId, Wanted> = BTreeMap::new();
+        for event in events.iter().filter(|e| self.consumes(&e.kind)) {
+            let wanted = by_tenant.entry(&event.tenant_id).or_default();
+            if event.kind == kind::NETWORK_SNAPSHOT {
+                wanted.snapshot = Some(event.event_id);
+                continue;
+            }
+            for owner in owners_of(event) {
+                wanted.owners.insert(owner, event.event_id);
+            }
+        }
+        let mut dirty = Vec::new();
+        for (tenant, mut wanted) in by_tenant {
+            let conn = tx.for_tenant(tenant).await?;
+            if let Some(snapshot) = wanted.snapshot {
+                for owner in portfolio_write::owners(conn).await? {
+                    wanted.owners.entry(owner).or_insert(snapshot);
+                }
+            }
+            dirty.extend(self.recompute(conn, tenant, wanted.owners).await?);
+        }
+        Ok(dirty)
+    }
+}
+
+impl PortfolioHandler {
+    async fn recompute(
+        &self,
+        conn: &mut PgConnection,
+        tenant: &TenantId,
+        owners: BTreeMap<UserId, Uuid>,
+    ) -> Result<Vec<Dirty>, HandlerError> {
+        // A snapshot and a miner's event come through different partitions. Both owners of a recalculation read
+        // after this lock, so the later one sees what the earlier one was told.
+        portfolio_write::lock(conn, tenant, owners.keys()).await?;
+        let network = portfolio_write::newest_network(conn).await?;
+        let mut fleets = portfolio_write::fleets(conn, owners.keys()).await?;
+        let mut dirty = Vec::with_capacity(owners.len());
+        for (owner, event_id) in owners {
+            let fleet = fleets.remove(&owner).unwrap_or_default();
+            let figures = economics::portfolio(&fleet, network.as_ref().map(|(_, n)| n), &self.assumptions)?;
+            let snapshot_id = network.as_ref().map(|(id, _)| *id);
+            let version =
+                portfolio_write::store(conn, tenant, &owner, &figures, snapshot_id, event_id).await?;
+            dirty.push(Dirty { tenant_id: tenant.clone(), user_id: owner, version });
+        }
+        Ok(dirty)
+    }
+}
+
+/// The owners an event concerns: its user, and the one who gave the miner away.
+fn owners_of(event: &Event) -> BTreeSet<UserId> {
+    let previous = event.data.pointer("/changes/owner_id/old").and_then(|v| v.as_str()?.parse().ok());
+    previous.into_iter().chain([event.user_id.clone()]).collect()
+}

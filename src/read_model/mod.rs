@@ -1,0 +1,7 @@
+//! Owns the read models: the rows that projections keep and readers ask for.
+//! Promises that a reader can wait until an event of its own is in what it reads.
+//! Called by the projections (write) and the API (read).
+
+pub mod portfolio;
+pub mod portfolio_write;
+pub mod visibility;

@@ -1,0 +1,172 @@
+//! What the projection reads and writes to keep the portfolio.
+
+use std::collections::HashMap;
+
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::economics::{MinerLine, Network, Portfolio};
+use crate::identifier::{TenantId, UserId};
+
+#[derive(sqlx::FromRow)]
+struct MinerRow {
+    owner_id: String,
+    model: String,
+    hashrate_ths: Decimal,
+    power_w: Decimal,
+    quantity: i32,
+    purchase_price_usd: Option<Decimal>,
+    electricity_cost_usd_kwh: Option<Decimal>,
+    status: String,
+    location: Option<String>,
+}
+
+/// A stored value that the database's own checks should have kept out.
+fn corrupt(column: &str, value: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{column} holds {value:?}").into())
+}
+
+impl TryFrom<MinerRow> for MinerLine {
+    type Error = sqlx::Error;
+
+    fn try_from(row: MinerRow) -> Result<Self, Self::Error> {
+        Ok(Self {
+            status: row.status.parse().map_err(|_| corrupt("miners.status", &row.status))?,
+            quantity: u32::try_from(row.quantity)
+                .map_err(|_| corrupt("miners.quantity", &row.quantity.to_string()))?,
+            model: row.model,
+            hashrate_ths: row.hashrate_ths,
+            power_w: row.power_w,
+            purchase_price_usd: row.purchase_price_usd,
+            tariff_usd_kwh: row.electricity_cost_usd_kwh,
+            location: row.location,
+        })
+    }
+}
+
+/// Everybody in the tenant who has or had miners.
+pub async fn owners(conn: &mut PgConnection) -> Result<Vec<UserId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select owner_id from miners where removed_at is null union select user_id from portfolio order by 1",
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Waits until nobody else recomputes one of these owners; held to the end of the transaction.
+pub async fn lock(
+    conn: &mut PgConnection,
+    tenant: &TenantId,
+    owners: impl Iterator<Item = &UserId>,
+) -> Result<(), sqlx::Error> {
+    // In the order of the keys, the same everywhere: two batches cannot wait for each other.
+    let keys: Vec<String> = owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect();
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended(k.key, 0)) \
+         from (select key from unnest($1::text[]) with ordinality u(key, n) order by n offset 0) k",
+    )
+    .bind(keys)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// The newest network snapshot of the tenant.
+pub async fn newest_network(conn: &mut PgConnection) -> Result<Option<(Uuid, Network)>, sqlx::Error> {
+    let row: Option<(Uuid, Decimal, Decimal, i64, Decimal)> = sqlx::query_as(
+        "select id, btc_price_usd, difficulty, block_height, fees_btc_per_block from network_snapshots \
+         order by observed_at desc, id desc limit 1",
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|(id, btc_price_usd, difficulty, height, fees_btc_per_block)| {
+        let block_height = u64::try_from(height)
+            .map_err(|_| corrupt("network_snapshots.block_height", &height.to_string()))?;
+        Ok((id, Network { btc_price_usd, difficulty, block_height, fees_btc_per_block }))
+    })
+    .transpose()
+}
+
+/// The miners of these owners.
+pub async fn fleets(
+    conn: &mut PgConnection,
+    owners: impl Iterator<Item = &UserId>,
+) -> Result<HashMap<UserId, Vec<MinerLine>>, sqlx::Error> {
+    let owners: Vec<&str> = owners.map(UserId::as_str).collect();
+    let rows: Vec<MinerRow> = sqlx::query_as(
+        "select owner_id, model, hashrate_ths, power_w, quantity, purchase_price_usd, electricity_cost_usd_kwh, \
+         status, location from miners where owner_id = any($1) and removed_at is null order by id",
+    )
+    .bind(owners)
+    .fetch_all(conn)
+    .await?;
+    let mut fleets: HashMap<UserId, Vec<MinerLine>> = HashMap::new();
+    for row in rows {
+        let owner = row.owner_id.parse().map_err(|_| corrupt("miners.owner_id", &row.owner_id))?;
+        fleets.entry(owner).or_default().push(row.try_into()?);
+    }
+    Ok(fleets)
+}
+
+/// Stores the figures as the next version, which it returns.
+pub async fn store(
+    conn: &mut PgConnection,
+    tenant: &TenantId,
+    owner: &UserId,
+    figures: &Portfolio,
+    snapshot_id: Option<Uuid>,
+    event_id: Uuid,
+) -> Result<i64, sqlx::Error> {
+    let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    sqlx::query_scalar(
+        "insert into portfolio as p (tenant_id, user_id, version, miners_total, miners_online, hashrate_ths, \
+         effective_hashrate_ths, power_kw, efficiency_j_th, gross_btc_day, net_btc_day, revenue_usd_day, \
+         power_cost_usd_day, profit_usd_day, hashprice_usd_ph_day, break_even_tariff_usd_kwh, \
+         break_even_btc_price_usd, capex_usd, payback_days, dynamic_payback_days, roi_percent, by_model, by_location, \
+         warnings, snapshot_id, event_id, computed_at) \
+         values ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
+         $22, $23, $24, $25, clock_timestamp()) \
+         on conflict (tenant_id, user_id) do update set version = p.version + 1, \
+         miners_total = excluded.miners_total, miners_online = excluded.miners_online, \
+         hashrate_ths = excluded.hashrate_ths, effective_hashrate_ths = excluded.effective_hashrate_ths, \
+         power_kw = excluded.power_kw, efficiency_j_th = excluded.efficiency_j_th, \
+         gross_btc_day = excluded.gross_btc_day, net_btc_day = excluded.net_btc_day, \
+         revenue_usd_day = excluded.revenue_usd_day, power_cost_usd_day = excluded.power_cost_usd_day, \
+         profit_usd_day = excluded.profit_usd_day, hashprice_usd_ph_day = excluded.hashprice_usd_ph_day, \
+         break_even_tariff_usd_kwh = excluded.break_even_tariff_usd_kwh, \
+         break_even_btc_price_usd = excluded.break_even_btc_price_usd, capex_usd = excluded.capex_usd, \
+         payback_days = excluded.payback_days, dynamic_payback_days = excluded.dynamic_payback_days, \
+         roi_percent = excluded.roi_percent, by_model = excluded.by_model, by_location = excluded.by_location, \
+         warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, event_id = excluded.event_id, \
+         computed_at = excluded.computed_at returning version",
+    )
+    .bind(tenant.as_str())
+    .bind(owner.as_str())
+    .bind(count(figures.miners_total))
+    .bind(count(figures.miners_online))
+    .bind(figures.hashrate_ths)
+    .bind(figures.effective_hashrate_ths)
+    .bind(figures.power_kw)
+    .bind(figures.efficiency_j_th)
+    .bind(figures.gross_btc_day)
+    .bind(figures.net_btc_day)
+    .bind(figures.revenue_usd_day)
+    .bind(figures.power_cost_usd_day)
+    .bind(figures.profit_usd_day)
+    .bind(figures.hashprice_usd_ph_day)
+    .bind(figures.break_even_tariff_usd_kwh)
+    .bind(figures.break_even_btc_price_usd)
+    .bind(figures.capex_usd)
+    .bind(figures.payback_days)
+    .bind(figures.dynamic_payback_days.map(Decimal::from))
+    .bind(figures.roi_percent)
+    .bind(Json(&figures.by_model))
+    .bind(Json(&figures.by_location))
+    .bind(Json(&figures.warnings))
+    .bind(snapshot_id)
+    .bind(event_id)
+    .fetch_one(conn)
+    .await
+}

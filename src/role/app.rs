@@ -1,0 +1,161 @@
+//! What the roles share: one pool, one set of bells, one log, one cache a process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use uuid::Uuid;
+
+use crate::api::{Api, server};
+use crate::cache::Cache;
+use crate::config::{Config, EconomicsConfig, EventLogKind};
+use crate::consumer;
+use crate::db::Db;
+use crate::doorbell::Doorbells;
+use crate::economics::Assumptions;
+use crate::group::LeaseMembership;
+use crate::lifecycle::Lifecycle;
+use crate::log::EventLog;
+use crate::log::kafka::KafkaLog;
+use crate::log::postgres::{PostgresLog, RETAIN_EVERY};
+use crate::outbox;
+use crate::projection;
+use crate::publisher::Publisher;
+
+/// A process: its configuration and what its roles have in common.
+pub struct App {
+    pub config: Config,
+    pub db: Db,
+    pub bells: Doorbells,
+    pub lifecycle: Lifecycle,
+}
+
+impl App {
+    /// Opens the database and starts what every role needs: wake-ups and partitions ahead.
+    pub async fn open(config: Config) -> anyhow::Result<Self> {
+        let db = Db::open(&config).await?;
+        let app = Self { config, db, bells: Doorbells::default(), lifecycle: Lifecycle::default() };
+        let stopping = app.lifecycle.stopping();
+        app.lifecycle.spawn("doorbells", app.bells.clone().run(app.db.clone(), stopping.clone()));
+        let days = app.config.outbox.partitions_ahead_days;
+        app.lifecycle.spawn("partitions", outbox::run_partitions(app.db.clone(), days, stopping.clone()));
+        Ok(app)
+    }
+
+    /// Connects the log.
+    pub async fn log(&self, kind: EventLogKind) -> anyhow::Result<Arc<dyn EventLog>> {
+        open_log(&self.config, kind, &self.db, &self.bells).await
+    }
+
+    /// Connects the cache.
+    pub async fn cache(&self) -> anyhow::Result<Arc<Cache>> {
+        Ok(Cache::connect(&self.config, &self.lifecycle).await?)
+    }
+
+    /// Starts the publisher; with the log in PostgreSQL also its retention.
+    pub fn spawn_publisher(&self, log: &Arc<dyn EventLog>) {
+        let publisher = Publisher {
+            db: self.db.clone(),
+            log: Arc::clone(log),
+            bells: self.bells.clone(),
+            topic_prefix: self.config.kafka.topic_prefix.clone(),
+            page_size: self.config.publisher.batch_size,
+            poll_interval: Duration::from_millis(self.config.publisher.poll_interval_ms),
+        };
+        self.lifecycle.spawn("publisher", publisher.run(self.lifecycle.stopping().clone()));
+        if log.transactional().is_some() {
+            let (log, stopping) = (Arc::clone(log), self.lifecycle.stopping().clone());
+            self.lifecycle.spawn("log-retention", async move {
+                loop {
+                    if let Some(log) = log.transactional()
+                        && let Err(error) = log.retain().await
+                    {
+                        tracing::warn!(%error, "retention of the log failed; trying again later");
+                    }
+                    tokio::select! {
+                        () = stopping.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(RETAIN_EVERY) => {}
+                    }
+                }
+            });
+        }
+    }
+
+    /// Starts a member of a group.
+    pub async fn spawn_consumer(
+        &self,
+        group_name: &str,
+        log: &Arc<dyn EventLog>,
+        cache: &Arc<Cache>,
+    ) -> anyhow::Result<()> {
+        let groups = projection::groups(assumptions(&self.config.economics));
+        let Some(group) = groups.iter().find(|g| g.name == group_name).cloned() else {
+            let known: Vec<&str> = groups.iter().map(|g| g.name).collect();
+            bail!(crate::config::ConfigError(format!(
+                "--group {group_name:?} is no group of this build: {}",
+                known.join(", ")
+            )));
+        };
+        let partitions = consumer::partitions_of(&**log, &group, &self.config.kafka.topic_prefix).await?;
+        consumer::register(&self.db, group.name, &partitions).await?;
+        let interval = Duration::from_millis(self.config.group.renew_interval_ms);
+        let member_id = Uuid::now_v7().to_string();
+        let membership = LeaseMembership::new(self.db.clone(), group.name, member_id, interval, partitions);
+        let context = consumer::Context {
+            db: self.db.clone(),
+            log: Arc::clone(log),
+            bells: self.bells.clone(),
+            cache: Arc::clone(cache),
+            group,
+            settings: self.config.consumer.clone(),
+        };
+        let stopping = self.lifecycle.stopping().clone();
+        self.lifecycle.spawn("consumer", consumer::run(Arc::new(context), Box::new(membership), stopping));
+        Ok(())
+    }
+
+    /// Starts the HTTP API and returns the address it listens on.
+    pub async fn spawn_api(&self, cache: &Arc<Cache>) -> anyhow::Result<SocketAddr> {
+        let api = Api::new(&self.config, self.db.clone(), Arc::clone(cache), self.bells.clone())?;
+        let listener = server::bind(&self.config.server).await?;
+        let address = listener.local_addr()?;
+        let serving =
+            server::serve(listener, api.router(), self.config.server.clone(), self.lifecycle.clone());
+        self.lifecycle.spawn("api", serving);
+        Ok(address)
+    }
+
+    /// Runs until a signal or a failure; then stops in two stages.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ended = self.lifecycle.run(self.config.shutdown.drain()).await;
+        self.db.close().await;
+        ended
+    }
+}
+
+/// Connects the log of this configuration.
+pub async fn open_log(
+    config: &Config,
+    kind: EventLogKind,
+    db: &Db,
+    bells: &Doorbells,
+) -> anyhow::Result<Arc<dyn EventLog>> {
+    Ok(match kind {
+        EventLogKind::Kafka => Arc::new(KafkaLog::connect(&config.kafka).await.context("event log")?),
+        EventLogKind::Postgres => Arc::new(PostgresLog::new(db.clone(), bells.clone())),
+    })
+}
+
+/// The assumptions behind every portfolio.
+pub fn assumptions(config: &EconomicsConfig) -> Assumptions {
+    Assumptions {
+        pool_fee: config.pool_fee,
+        uptime: config.uptime,
+        pue: config.pue,
+        default_tariff_usd_kwh: config.tariff_usd_kwh,
+        degradation_month: config.degradation_per_month,
+        price_drift_month: config.price_drift_per_month,
+        difficulty_drift_month: config.difficulty_drift_per_month,
+    }
+}

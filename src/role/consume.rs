@@ -1,0 +1,14 @@
+//! `hashinsight consume --group G`: one member of one group.
+
+use crate::config::Config;
+use crate::role::app::App;
+
+/// Consumes until a signal.
+pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
+    let kind = config.event_log_kind(false)?;
+    let app = App::open(config).await?;
+    let log = app.log(kind).await?;
+    let cache = app.cache().await?;
+    app.spawn_consumer(group, &log, &cache).await?;
+    app.run().await
+}

@@ -1,0 +1,305 @@
+//! The whole flow in one process: from an HTTP request to the portfolio, on both logs, with and without Redis.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hashinsight::cache::Cache;
+use hashinsight::config::EventLogKind;
+use hashinsight::consumer;
+use hashinsight::db::WorkerTx;
+use hashinsight::event::{AggregateType, Event};
+use hashinsight::group::LeaseMembership;
+use hashinsight::log::Record;
+use hashinsight::projection::{Dirty, EventHandler, Group, HandlerError};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::TestDb;
+use crate::support::pipeline::{Pipeline, Store, applied};
+
+/// The reference case of the economics, through everything.
+async fn reference_case(log: EventLogKind, store: Store) {
+    let pipeline = Pipeline::start(log, store).await;
+    let alice = pipeline.user("acme", "alice");
+    alice
+        .post(
+            "/api/network/snapshots",
+            &json!({"btc_price_usd": 90000, "difficulty": 150000000000000.0, "block_height": 925000,
+                "fees_btc_per_block": "0.05"}),
+        )
+        .await;
+    let added = alice
+        .post("/api/miners", &json!({"model": "S21", "status": "online", "purchase_price_usd": 3000}))
+        .await;
+    let portfolio = alice.portfolio_after(&added["event_id"]).await;
+    let data = &portfolio["data"];
+    for (field, expected) in [
+        ("miners_online", 1.0),
+        ("hashrate_ths", 200.0),
+        ("power_kw", 3.5),
+        ("efficiency_j_th", 17.5),
+        ("gross_btc_day", 8.516013622e-5),
+        ("net_btc_day", 8.345693350e-5),
+        ("revenue_usd_day", 7.511124),
+        ("power_cost_usd_day", 5.04),
+        ("profit_usd_day", 2.471124),
+        ("hashprice_usd_ph_day", 38.3220613),
+        ("break_even_tariff_usd_kwh", 0.0894181),
+        ("break_even_btc_price_usd", 60_390.43),
+        ("capex_usd", 3000.0),
+        ("payback_days", 1214.022438),
+        ("roi_percent", 30.0653422),
+    ] {
+        let actual = data[field].as_f64().unwrap_or(f64::NAN);
+        assert!((actual / expected - 1.0).abs() < 1e-6, "{field}: {actual} instead of {expected}");
+    }
+    assert_eq!(data["event_id"], added["event_id"]);
+    assert_eq!(portfolio["metadata"]["source"], "database", "after= looks past the cache");
+
+    // Every further change is in the next answer, also through the cache.
+    let id = added["miner_id"].as_str().expect("an id");
+    let off = alice.patch(&format!("/api/miners/{id}/status"), &json!({"status": "offline"})).await;
+    assert_eq!(alice.portfolio_after(&off["event_id"]).await["data"]["miners_online"], 0);
+    let cached = alice.get("/api/portfolio").await;
+    assert_eq!(cached["data"]["miners_online"], 0, "the cache was invalidated before the event was visible");
+    assert_eq!(alice.get("/api/portfolio").await["metadata"]["cache_hit"], true);
+
+    // A snapshot concerns everybody in the tenant, and nobody outside.
+    let bob = pipeline.user("acme", "bob");
+    let eve = pipeline.user("other", "eve");
+    let bobs = bob.post("/api/miners", &json!({"model": "S19j Pro", "status": "online"})).await;
+    let before = bob.portfolio_after(&bobs["event_id"]).await;
+    eve.post("/api/network/snapshots", &json!({"btc_price_usd": 1, "difficulty": 1e12, "block_height": 1}))
+        .await;
+    let moved = alice
+        .post(
+            "/api/network/snapshots",
+            &json!({"btc_price_usd": 180000, "difficulty": 150e12, "block_height": 925001, "fees_btc_per_block": 0.05}),
+        )
+        .await;
+    let after = bob.portfolio_after(&moved["event_id"]).await;
+    let revenue = |p: &Value| p["data"]["revenue_usd_day"].as_f64().expect("a number");
+    assert!((revenue(&after) / revenue(&before) - 2.0).abs() < 1e-9);
+    pipeline.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_case_on_postgres_with_memory() {
+    reference_case(EventLogKind::Postgres, Store::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_case_on_postgres_with_redis() {
+    reference_case(EventLogKind::Postgres, Store::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_case_on_kafka_with_memory() {
+    reference_case(EventLogKind::Kafka, Store::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_case_on_kafka_with_redis() {
+    reference_case(EventLogKind::Kafka, Store::Redis).await;
+}
+
+/// A miner that changes hands is in both portfolios at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miner_given_away_leaves_the_old_portfolio() {
+    let pipeline = Pipeline::start(EventLogKind::Postgres, Store::Memory).await;
+    let alice = pipeline.user("acme", "alice");
+    let added = alice.post("/api/miners", &json!({"model": "S21", "status": "online"})).await;
+    let id = added["miner_id"].as_str().expect("an id");
+    assert_eq!(alice.portfolio_after(&added["event_id"]).await["data"]["miners_total"], 1);
+    let given = alice.patch(&format!("/api/miners/{id}"), &json!({"owner_id": "bob"})).await;
+    assert_eq!(alice.portfolio_after(&given["event_id"]).await["data"]["miners_total"], 0);
+    let bob = pipeline.user("acme", "bob");
+    assert_eq!(bob.portfolio_after(&given["event_id"]).await["data"]["miners_total"], 1);
+    pipeline.stop().await;
+}
+
+/// A handler that refuses some entities, and remembers what it applied.
+#[derive(Default)]
+struct Picky {
+    applied: Mutex<Vec<String>>,
+    attempts: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl EventHandler for Picky {
+    fn consumes(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        for event in events {
+            let entity = event.entity_id.as_str().to_owned();
+            if entity.starts_with("poison") {
+                self.attempts.lock().expect("lock").push(entity);
+                sqlx::query("select 1 / 0").execute(tx.conn()).await?;
+            }
+        }
+        let mut applied = self.applied.lock().expect("lock");
+        applied.extend(events.iter().map(|e| e.entity_id.as_str().to_owned()));
+        Ok(Vec::new())
+    }
+}
+
+fn record(key: &str, entity: &str, event_id: uuid::Uuid) -> Record {
+    let tenant = key.split(':').next().expect("a tenant");
+    let value = json!({"event_id": event_id, "kind": "miner.updated", "version": 1, "tenant_id": tenant,
+        "user_id": key.split(':').nth(1).expect("a user"), "entity_id": entity, "occurred_at": "2026-01-01T00:00:00Z",
+        "correlation_id": null, "causation_id": null, "data": {}});
+    raw(key, Some(value.to_string().into_bytes()))
+}
+
+fn raw(key: &str, value: Option<Vec<u8>>) -> Record {
+    Record {
+        key: Some(key.as_bytes().to_vec()),
+        value,
+        headers: vec![("id".to_owned(), b"x".to_vec())],
+        timestamp: chrono::DateTime::from_timestamp_millis(chrono::Utc::now().timestamp_millis())
+            .expect("now"),
+    }
+}
+
+/// Runs one member of the group `picky` on one topic of one partition until `done` holds.
+async fn consume_until(test: &TestDb, handler: &Arc<Picky>, done: &str) {
+    let log = test.log(EventLogKind::Postgres).await;
+    let group = Group { name: "picky", reads: &[AggregateType::Miner], handler: Arc::clone(handler) as _ };
+    let partitions =
+        consumer::partitions_of(&*log, &group, &test.config.kafka.topic_prefix).await.expect("partitions");
+    consumer::register(&test.db, group.name, &partitions).await.expect("registered");
+    let mut settings = test.config.consumer.clone();
+    settings.retry_backoff_ms = 5;
+    let context = consumer::Context {
+        db: test.db.clone(),
+        log,
+        bells: test.bells.clone(),
+        cache: Cache::connect(&test.config, &test.lifecycle).await.expect("cache"),
+        group,
+        settings,
+    };
+    let member = uuid::Uuid::now_v7().to_string();
+    let membership =
+        LeaseMembership::new(test.db.clone(), "picky", member, Duration::from_millis(50), partitions);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(consumer::run(Arc::new(context), Box::new(membership), stop.clone()));
+    applied(&test.bells, async || test.scalar::<bool>(done).await).await;
+    stop.cancel();
+    running.await.expect("no panic").expect("clean");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_event_blocks_its_key_only_and_becomes_a_dead_letter() {
+    let test = TestDb::with_topics(1).await;
+    let log = test.log(EventLogKind::Postgres).await;
+    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
+    let poison = uuid::Uuid::now_v7();
+    let first = record("t:sick", "poison", poison);
+    let records = [
+        record("t:well", "well-1", uuid::Uuid::now_v7()),
+        first.clone(),
+        record("t:sick", "sick-2", uuid::Uuid::now_v7()),
+        record("t:well", "well-2", uuid::Uuid::now_v7()),
+        record("t:sick", "sick-3", uuid::Uuid::now_v7()),
+    ];
+    log.append(&topic, 0, &records).await.expect("appended");
+    let handler = Arc::new(Picky::default());
+    consume_until(
+        &test,
+        &handler,
+        "select count(*) = 5 from event_inbox where outcome in ('applied', 'dead')",
+    )
+    .await;
+
+    // Applied twice in the list would be applied twice in effect: rolled back attempts are not in it, because the
+    // handler remembers after the failing statement.
+    let applied = handler.applied.lock().expect("lock").clone();
+    assert!(applied.iter().any(|e| e == "well-2"));
+    let of_sick: Vec<&String> = applied.iter().filter(|e| e.starts_with("sick")).collect();
+    assert_eq!(of_sick, ["sick-2", "sick-3"], "in order, behind the poison");
+    let parked: i64 = test.scalar("select count(*) from parked_event").await;
+    assert_eq!(parked, 0);
+    let (raw_value, raw_key, retries, class, offset): (Vec<u8>, Vec<u8>, i32, String, i64) = sqlx::query_as(
+        "select raw_value, raw_key, retry_count, error_class, log_offset from event_dlq where event_id = $1",
+    )
+    .bind(poison)
+    .fetch_one(&test.admin)
+    .await
+    .expect("a dead letter");
+    assert_eq!(Some(raw_value), first.value);
+    assert_eq!(Some(raw_key), first.key);
+    assert_eq!((retries, class.as_str(), offset), (3, "database", 1));
+    let next: i64 =
+        test.scalar("select next_offset from consumer_offset where consumer_name = 'picky'").await;
+    assert_eq!(next, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_event_become_dead_letters_and_the_rest_flows() {
+    let test = TestDb::with_topics(1).await;
+    let log = test.log(EventLogKind::Postgres).await;
+    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
+    let newer =
+        json!({"event_id": uuid::Uuid::now_v7(), "kind": "miner.added", "version": 99, "tenant_id": "t"});
+    let bad = [
+        raw("t:u", None),
+        raw("t:u", Some(b"{".to_vec())),
+        raw("t:u", Some(vec![0xff, 0x00])),
+        raw("t:u", Some(b"{\"data\":\"\\u0000\"}".to_vec())),
+        raw("t:u", Some(b"[1e400000]".to_vec())),
+        raw("t:u", Some("[".repeat(20_000).into_bytes())),
+        raw("t:u", Some(newer.to_string().into_bytes())),
+        Record { key: Some(b"other:u".to_vec()), ..record("t:u", "spoofed", uuid::Uuid::now_v7()) },
+    ];
+    log.append(&topic, 0, &bad).await.expect("appended");
+    log.append(&topic, 0, &[record("t:u", "good", uuid::Uuid::now_v7())]).await.expect("appended");
+    let handler = Arc::new(Picky::default());
+    consume_until(
+        &test,
+        &handler,
+        "select next_offset = 9 from consumer_offset where consumer_name = 'picky'",
+    )
+    .await;
+    assert_eq!(*handler.applied.lock().expect("lock"), ["good"]);
+    let letters: Vec<(i64, Option<Vec<u8>>, String)> =
+        sqlx::query_as("select log_offset, raw_value, error_class from event_dlq order by log_offset")
+            .fetch_all(&test.admin)
+            .await
+            .expect("dead letters");
+    assert_eq!(letters.len(), bad.len());
+    for ((offset, raw_value, _), record) in letters.iter().zip(&bad) {
+        assert_eq!(raw_value, &record.value, "offset {offset} keeps its bytes");
+    }
+    let classes: Vec<&str> = letters.iter().map(|(.., class)| class.as_str()).collect();
+    assert_eq!(classes[0], "null_value");
+    assert_eq!(classes[1], "invalid_json");
+    assert_eq!(classes[6], "unsupported_version");
+    assert_eq!(classes[7], "tenant_mismatch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_event_is_applied_once_per_group() {
+    let test = TestDb::with_topics(1).await;
+    let log = test.log(EventLogKind::Postgres).await;
+    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
+    let twice = record("t:u", "twice", uuid::Uuid::now_v7());
+    log.append(&topic, 0, &[twice.clone(), twice.clone()]).await.expect("in one batch");
+    let handler = Arc::new(Picky::default());
+    consume_until(
+        &test,
+        &handler,
+        "select next_offset = 2 from consumer_offset where consumer_name = 'picky'",
+    )
+    .await;
+    log.append(&topic, 0, &[twice]).await.expect("and later");
+    consume_until(
+        &test,
+        &handler,
+        "select next_offset = 3 from consumer_offset where consumer_name = 'picky'",
+    )
+    .await;
+    assert_eq!(*handler.applied.lock().expect("lock"), ["twice"]);
+}

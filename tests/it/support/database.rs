@@ -1,0 +1,186 @@
+//! A database of its own for every test, copied from a template that is migrated once per cluster.
+
+use std::collections::BTreeMap;
+
+use hashinsight::config::{Config, load_from};
+use hashinsight::db::Db;
+use hashinsight::doorbell::Doorbells;
+use hashinsight::lifecycle::Lifecycle;
+use hashinsight::role;
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+/// The schema the template holds: another one makes another template.
+const SCHEMA: [&str; 5] = [
+    include_str!("../../../migrations/roles.sql"),
+    include_str!("../../../migrations/schema/0001_events.sql"),
+    include_str!("../../../migrations/schema/0002_mining.sql"),
+    include_str!("../../../migrations/schema/0003_portfolio.sql"),
+    include_str!("../../../migrations/data/miner_models.csv"),
+];
+
+/// A service's address, or what to run.
+pub(crate) fn service(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run  eval \"$(dev/services up)\""))
+}
+
+/// A database, dropped at the end of the test.
+pub(crate) struct TestDb {
+    pub(crate) config: Config,
+    /// What a process of the real binary gets to use this database.
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) db: Db,
+    /// As the superuser: for what no role of the product may do.
+    pub(crate) admin: PgPool,
+    pub(crate) bells: Doorbells,
+    pub(crate) lifecycle: Lifecycle,
+    name: String,
+}
+
+impl TestDb {
+    /// A migrated database without topics.
+    pub(crate) async fn new() -> Self {
+        Self::with(BTreeMap::new()).await
+    }
+
+    /// With settings of the test's own.
+    pub(crate) async fn with(settings: BTreeMap<String, String>) -> Self {
+        let template = template().await;
+        let name = format!("hi_test_{}_{}", std::process::id(), Uuid::now_v7().simple());
+        let mut cluster = cluster().await;
+        create(&mut cluster, &name, Some(template)).await;
+        let mut environment = BTreeMap::from([
+            ("DATABASE_URL".to_owned(), url_of(&name)),
+            ("HASHINSIGHT__KAFKA__TOPIC_PREFIX".to_owned(), format!("{name}.")),
+            ("JWT_SECRET".to_owned(), "a secret of the tests, long enough".to_owned()),
+            ("HASHINSIGHT__SERVER__BIND".to_owned(), "127.0.0.1:0".to_owned()),
+        ]);
+        environment.extend(settings);
+        let config = load_from(None, &environment).expect("a valid configuration").config;
+        let db = Db::open(&config).await.expect("the test's database");
+        let admin = PgPoolOptions::new().max_connections(2).connect(&url_of(&name)).await.expect("superuser");
+        Self {
+            config,
+            environment,
+            db,
+            admin,
+            bells: Doorbells::default(),
+            lifecycle: Lifecycle::default(),
+            name,
+        }
+    }
+
+    /// One value.
+    pub(crate) async fn scalar<T>(&self, sql: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&self.admin).await.expect(sql)
+    }
+
+    /// A statement as the superuser.
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.admin.execute(AssertSqlSafe(sql)).await.expect(sql);
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        // A runtime of its own: the test's may be gone already.
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut cluster = cluster().await;
+                drop_database(&mut cluster, &name).await;
+                Ok::<_, std::io::Error>(())
+            })
+        });
+        let _ = dropped.join();
+    }
+}
+
+async fn cluster() -> PgConnection {
+    PgConnection::connect(&url_of("postgres")).await.expect("the database postgres of DATABASE_URL's cluster")
+}
+
+/// The address of another database of the same cluster.
+fn url_of(database: &str) -> String {
+    let url = service("DATABASE_URL");
+    let (base, query) = url.split_once('?').map_or((url.as_str(), ""), |(b, q)| (b, q));
+    let (server, _) = base.rsplit_once('/').expect("DATABASE_URL names a database");
+    if query.is_empty() { format!("{server}/{database}") } else { format!("{server}/{database}?{query}") }
+}
+
+async fn create(cluster: &mut PgConnection, name: &str, template: Option<&str>) {
+    // Copying files is quicker here than through the WAL, and nobody is connected to the template.
+    let from = template.map_or(String::new(), |t| format!(" template {t} strategy file_copy"));
+    cluster.execute(AssertSqlSafe(format!("create database {name}{from}"))).await.expect("create database");
+}
+
+async fn drop_database(cluster: &mut PgConnection, name: &str) {
+    let _ = cluster.execute(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).await;
+}
+
+/// The name of the migrated template; made by whoever comes first.
+async fn template() -> &'static str {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(|| async {
+            let day = chrono::Utc::now().format("%Y%m%d");
+            let name = format!("hi_template_{day}_{:016x}", fingerprint());
+            let mut cluster = cluster().await;
+            sqlx::query("select pg_advisory_lock(hashtextextended('hi_template', 0))")
+                .execute(&mut cluster)
+                .await
+                .expect("lock");
+            drop_leftovers(&mut cluster, &name).await;
+            let exists: bool =
+                sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+                    .bind(&name)
+                    .fetch_one(&mut cluster)
+                    .await
+                    .expect("catalogue");
+            if !exists {
+                // Under another name until it is whole.
+                let unfinished = format!("{name}_new");
+                drop_database(&mut cluster, &unfinished).await;
+                create(&mut cluster, &unfinished, None).await;
+                let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url_of(&unfinished))]);
+                let config = load_from(None, &environment).expect("valid").config;
+                role::migrate::migrate(&config).await.expect("the template migrates");
+                let rename = format!("alter database {unfinished} rename to {name}");
+                cluster.execute(AssertSqlSafe(rename)).await.expect("rename");
+            }
+            cluster.close().await.expect("close");
+            name
+        })
+        .await
+}
+
+/// Databases of test processes that are gone, and templates of other schemas or days.
+async fn drop_leftovers(cluster: &mut PgConnection, template: &str) {
+    let names: Vec<String> = sqlx::query_scalar(
+        "select datname from pg_database where datname like 'hi\\_test\\_%' or datname like 'hi\\_template\\_%'",
+    )
+    .fetch_all(&mut *cluster)
+    .await
+    .expect("catalogue");
+    for name in names {
+        let owner = name.strip_prefix("hi_test_").and_then(|rest| rest.split('_').next());
+        let alive = owner.is_some_and(|pid| std::path::Path::new("/proc").join(pid).exists());
+        if !alive && name != template {
+            drop_database(cluster, &name).await;
+        }
+    }
+}
+
+fn fingerprint() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    SCHEMA.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,150 @@
+//! Every role in this process, wired as `standalone` wires them, on either log and either cache.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashinsight::config::EventLogKind;
+use hashinsight::doorbell::{Bell, Doorbells};
+use hashinsight::log::EventLog;
+use hashinsight::read_model::portfolio;
+use hashinsight::role::app::{App, open_log};
+use hashinsight::role::topics;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{Answer, TestDb, service, settings, token, unique};
+
+/// Five times what the bench allows from a write to its visibility is less; this is for a busy machine.
+const VISIBLE: Duration = Duration::from_secs(10);
+
+/// Where cached answers are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Store {
+    Memory,
+    Redis,
+}
+
+/// Running roles; stop them with [`Pipeline::stop`].
+pub(crate) struct Pipeline {
+    pub(crate) test: TestDb,
+    app: App,
+    address: SocketAddr,
+    client: reqwest::Client,
+    /// Tenants share one Redis with other tests.
+    run: String,
+}
+
+impl Pipeline {
+    pub(crate) async fn start(kind: EventLogKind, store: Store) -> Self {
+        let redis = match store {
+            Store::Memory => String::new(),
+            Store::Redis => service("REDIS_URL"),
+        };
+        let brokers = match kind {
+            EventLogKind::Kafka => service("KAFKA_BROKERS"),
+            EventLogKind::Postgres => String::new(),
+        };
+        let test = TestDb::with(settings(&[("REDIS_URL", &redis), ("KAFKA_BROKERS", &brokers)])).await;
+        let app = App::open(test.config.clone()).await.expect("the app opens");
+        let log = app.log(kind).await.expect("the log");
+        log.ensure_topics(&topics::specs(&app.config, kind)).await.expect("topics");
+        let cache = app.cache().await.expect("the cache");
+        app.spawn_publisher(&log);
+        app.spawn_consumer(portfolio::GROUP, &log, &cache).await.expect("the consumer");
+        let address = app.spawn_api(&cache).await.expect("the API");
+        Self { test, app, address, client: reqwest::Client::new(), run: unique("run") }
+    }
+
+    /// A client with every scope of a tenant, as one of its users.
+    pub(crate) fn user(&self, tenant: &str, user: &str) -> User<'_> {
+        let tenant = format!("{tenant}-{}", self.run);
+        User { pipeline: self, token: token(&self.app.config, &tenant, user, SCOPES, None) }
+    }
+
+    /// Stops every role; fails if one of them failed or did not end in time.
+    pub(crate) async fn stop(self) {
+        self.app.lifecycle.stop();
+        self.app.run().await.expect("a clean stop");
+    }
+}
+
+const SCOPES: &[&str] = &["miners:read", "miners:write", "portfolio:read", "ops:plan"];
+
+/// A client of the API.
+pub(crate) struct User<'a> {
+    pipeline: &'a Pipeline,
+    token: String,
+}
+
+impl User<'_> {
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
+        let url = format!("http://{}{path}", self.pipeline.address);
+        let mut request = self.pipeline.client.request(method, url).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = Answer::of(request.send().await.expect("an answer")).await;
+        assert!(answer.status.is_success(), "{path}: {:#}", answer.body);
+        answer.body
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Value {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Value {
+        self.ask(Method::PATCH, path, Some(body)).await
+    }
+
+    /// The portfolio as soon as an event is in it.
+    pub(crate) async fn portfolio_after(&self, event_id: &Value) -> Value {
+        let event_id = event_id.as_str().expect("an event id");
+        self.get(&format!("/api/portfolio?after={event_id}&wait={}", VISIBLE.as_secs())).await
+    }
+}
+
+impl TestDb {
+    /// A database whose log in PostgreSQL has topics of so many partitions.
+    pub(crate) async fn with_topics(partitions: i32) -> Self {
+        let partitions = partitions.to_string();
+        let test = Self::with(settings(&[("HASHINSIGHT__KAFKA__PARTITIONS", &partitions)])).await;
+        let kind = EventLogKind::Postgres;
+        let log = test.log(kind).await;
+        log.ensure_topics(&topics::specs(&test.config, kind)).await.expect("topics");
+        test
+    }
+
+    /// The log of this database.
+    pub(crate) async fn log(&self, kind: EventLogKind) -> Arc<dyn EventLog> {
+        open_log(&self.config, kind, &self.db, &self.bells).await.expect("the log")
+    }
+
+    /// Ends the sessions that hold an advisory lock in this database, and waits until they are gone.
+    pub(crate) async fn terminate_lock_holders(&self) {
+        self.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' \
+             and database = (select oid from pg_database where datname = current_database())",
+        )
+        .await;
+    }
+}
+
+/// Returns when the condition holds: it is looked at whenever a group has committed.
+pub(crate) async fn applied(bells: &Doorbells, holds: impl AsyncFn() -> bool) {
+    let mut bell = bells.listen(Bell::Applied);
+    let wait = async {
+        loop {
+            bell.arm();
+            if holds().await {
+                return;
+            }
+            bell.rung().await;
+        }
+    };
+    tokio::time::timeout(VISIBLE, wait).await.expect("the condition holds in time");
+}
