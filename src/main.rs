@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hashinsight::cli::{Cli, Command, TokenCommand, TopicsCommand};
 use hashinsight::config::{self, ConfigError, Loaded};
+use hashinsight::db::DbError;
 use hashinsight::role;
 use hashinsight::telemetry;
 
@@ -51,6 +52,8 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("hashinsight: {error:#}");
-    let usage = error.chain().any(|cause| cause.is::<ConfigError>());
+    let usage = error
+        .chain()
+        .any(|cause| cause.is::<ConfigError>() || matches!(cause.downcast_ref(), Some(DbError::Config(_))));
     ExitCode::from(if usage { USAGE } else { 1 })
 }

@@ -91,3 +91,32 @@ fn method_label(method: &Method) -> &'static str {
         _ => "OTHER",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn broken() -> &'static str {
+        panic!("secret state")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_bare_500_with_an_id() {
+        let router = Router::new().route("/", get(broken)).layer(axum::middleware::from_fn(every_request));
+        let request =
+            Request::builder().uri("/").header(REQUEST_ID, "r1").body(Body::empty()).expect("a request");
+        let response = router.oneshot(request).await.expect("an answer");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[REQUEST_ID]),
+            (500, &"r1".parse().expect("text"))
+        );
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.expect("a body");
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains("\"request_id\":\"r1\"") && !text.contains("secret"), "{text}");
+    }
+}

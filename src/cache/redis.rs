@@ -41,6 +41,10 @@ const INVALIDATE: &str = "\
     redis.call('SET', KEYS[1], ARGV[1] .. ':', 'PX', ARGV[2]) \
     return 1";
 
+/// What an address may begin with.
+const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+
 /// After a failure nothing is asked for this long: otherwise every request would wait for the time-out.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -85,14 +89,18 @@ impl RedisStore {
         kept: Duration,
         lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, ConfigError> {
-        let address = mask_userinfo(url);
-        let unusable = |error: fred::error::Error| {
+        // Without a scheme there is no telling what of it is a password.
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        let address = scheme.map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
+        let refuse = |cause: &str| {
             ConfigError(format!(
-                "redis.url = {address:?} is not allowed: {}; expected redis://host:port/db (REDIS_URL)",
-                error.details()
+                "redis.url = {address:?} is not allowed: {cause}; set REDIS_URL=redis://user:password@host:port/db"
             ))
         };
-        let mut config = Config::from_url(url).map_err(unusable)?;
+        if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) {
+            return Err(refuse(&format!("the scheme must be one of {}", SCHEMES.join(", "))));
+        }
+        let mut config = Config::from_url(url).map_err(|e| refuse(e.details()))?;
         // The first connection is retried like any later one.
         config.fail_fast = false;
         let client = Builder::from_config(config)
@@ -106,7 +114,7 @@ impl RedisStore {
             })
             .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2))
             .build()
-            .map_err(unusable)?;
+            .map_err(|e| refuse(e.details()))?;
         let store = Self {
             client,
             get: Script::from_lua(GET),

@@ -34,8 +34,8 @@ const SITES: [&str; 4] = ["Reykjavik", "Paraguay North", "Texas West", "Quebec"]
 const STATUSES: [&str; 5] = ["online", "online", "online", "offline", "maintenance"];
 /// Miners at the start, and the most there will be.
 const FLEET: std::ops::Range<usize> = 40..200;
-/// One write every so often: about 20 events a second.
-const PACE: Duration = Duration::from_millis(50);
+/// One write every so often: about 20 events a second, since a status that stays as it was is no event.
+const PACE: Duration = Duration::from_millis(37);
 /// Every so many writes the network moves.
 const SNAPSHOT_EVERY: u64 = 40;
 /// Writes whose visibility is awaited at once; beyond, the simulation itself waits.

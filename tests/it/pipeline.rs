@@ -1,5 +1,6 @@
 //! The whole flow in one process: from an HTTP request to the portfolio, on both logs, with and without Redis.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use hashinsight::config::EventLogKind;
 use hashinsight::consumer;
 use hashinsight::db::WorkerTx;
 use hashinsight::event::{AggregateType, Event};
-use hashinsight::group::LeaseMembership;
+use hashinsight::group::{LeaseMembership, Membership, MembershipError, TopicPartition};
 use hashinsight::log::Record;
 use hashinsight::projection::{Dirty, EventHandler, Group, HandlerError};
 use serde_json::{Value, json};
@@ -22,13 +23,15 @@ use crate::support::pipeline::{Pipeline, Store, applied};
 async fn reference_case(log: EventLogKind, store: Store) {
     let pipeline = Pipeline::start(log, store).await;
     let alice = pipeline.user("acme", "alice");
-    alice
+    let snapshot = alice
         .post(
             "/api/network/snapshots",
             &json!({"btc_price_usd": 90000, "difficulty": 150000000000000.0, "block_height": 925000,
                 "fees_btc_per_block": "0.05"}),
         )
         .await;
+    // Its own recalculation is over, so the next one is the miner's.
+    alice.portfolio_after(&snapshot["event_id"]).await;
     let added = alice
         .post("/api/miners", &json!({"model": "S21", "status": "online", "purchase_price_usd": 3000}))
         .await;
@@ -164,10 +167,13 @@ fn raw(key: &str, value: Option<Vec<u8>>) -> Record {
     }
 }
 
-/// Runs one member of the group `picky` on one topic of one partition until `done` holds.
-async fn consume_until(test: &TestDb, handler: &Arc<Picky>, done: &str) {
+/// A member of the group `picky` on one topic, with a handler of the test's own.
+async fn member(
+    test: &TestDb,
+    handler: Arc<dyn EventHandler>,
+) -> (Arc<consumer::Context>, Vec<TopicPartition>) {
     let log = test.log(EventLogKind::Postgres).await;
-    let group = Group { name: "picky", reads: &[AggregateType::Miner], handler: Arc::clone(handler) as _ };
+    let group = Group { name: "picky", reads: &[AggregateType::Miner], handler };
     let partitions =
         consumer::partitions_of(&*log, &group, &test.config.kafka.topic_prefix).await.expect("partitions");
     consumer::register(&test.db, group.name, &partitions).await.expect("registered");
@@ -181,11 +187,17 @@ async fn consume_until(test: &TestDb, handler: &Arc<Picky>, done: &str) {
         group,
         settings,
     };
-    let member = uuid::Uuid::now_v7().to_string();
+    (Arc::new(context), partitions)
+}
+
+/// Runs one member until `done` holds.
+async fn consume_until(test: &TestDb, handler: &Arc<Picky>, done: &str) {
+    let (context, partitions) = member(test, Arc::clone(handler) as _).await;
+    let name = uuid::Uuid::now_v7().to_string();
     let membership =
-        LeaseMembership::new(test.db.clone(), "picky", member, Duration::from_millis(50), partitions);
+        LeaseMembership::new(test.db.clone(), "picky", name, Duration::from_millis(50), partitions);
     let stop = CancellationToken::new();
-    let running = tokio::spawn(consumer::run(Arc::new(context), Box::new(membership), stop.clone()));
+    let running = tokio::spawn(consumer::run(context, Box::new(membership), stop.clone()));
     applied(&test.bells, async || test.scalar::<bool>(done).await).await;
     stop.cancel();
     running.await.expect("no panic").expect("clean");
@@ -302,4 +314,84 @@ async fn a_repeated_event_is_applied_once_per_group() {
     )
     .await;
     assert_eq!(*handler.applied.lock().expect("lock"), ["twice"]);
+}
+
+/// A handler whose effect is a row, in the transaction of the inbox.
+struct Effect;
+
+#[async_trait]
+impl EventHandler for Effect {
+    fn consumes(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        let entities: Vec<&str> = events.iter().map(|e| e.entity_id.as_str()).collect();
+        sqlx::query("insert into effect select unnest($1::text[])").bind(entities).execute(tx.conn()).await?;
+        Ok(Vec::new())
+    }
+}
+
+/// A member that believes to own everything, whatever the others say.
+struct Stubborn(BTreeSet<TopicPartition>);
+
+#[async_trait]
+impl Membership for Stubborn {
+    fn member_id(&self) -> &str {
+        "stubborn"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
+    async fn heartbeat(
+        &mut self,
+        _: &BTreeSet<TopicPartition>,
+    ) -> Result<BTreeSet<TopicPartition>, MembershipError> {
+        Ok(self.0.clone())
+    }
+
+    fn expired(&self) -> bool {
+        false
+    }
+
+    async fn leave(&mut self) -> Result<(), MembershipError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_believe_to_own_a_partition_apply_each_event_once() {
+    const EVENTS: usize = 300;
+    let test = TestDb::with_topics(1).await;
+    test.execute("create table effect (entity text); grant insert on effect to hi_worker").await;
+    let log = test.log(EventLogKind::Postgres).await;
+    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
+    let stop = CancellationToken::new();
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let (context, partitions) = member(&test, Arc::new(Effect)).await;
+        let stubborn = Box::new(Stubborn(partitions.into_iter().collect()));
+        members.push(tokio::spawn(consumer::run(context, stubborn, stop.clone())));
+    }
+    for n in 0..EVENTS {
+        let event = record("t:u", &format!("e-{n}"), uuid::Uuid::now_v7());
+        log.append(&topic, 0, &[event]).await.expect("appended");
+    }
+    let done = format!("select next_offset = {EVENTS} from consumer_offset where consumer_name = 'picky'");
+    applied(&test.bells, async || test.scalar::<bool>(&done).await).await;
+    stop.cancel();
+    for member in members {
+        member.await.expect("no panic").expect("clean");
+    }
+    let (effects, distinct): (i64, i64) =
+        sqlx::query_as("select count(*), count(distinct entity) from effect")
+            .fetch_one(&test.admin)
+            .await
+            .expect("counted");
+    assert_eq!((effects, distinct), (EVENTS as i64, EVENTS as i64));
+    let claims: i64 =
+        test.scalar("select owner_epoch from consumer_offset where consumer_name = 'picky'").await;
+    assert!(claims >= 2, "both had it at some time: {claims}");
 }

@@ -83,7 +83,7 @@ impl TestDb {
 
     /// A statement as the superuser.
     pub(crate) async fn execute(&self, sql: &str) {
-        self.admin.execute(AssertSqlSafe(sql)).await.expect(sql);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.admin).await.expect(sql);
     }
 }
 

@@ -5,6 +5,7 @@
 mod api;
 mod database;
 pub(crate) mod pipeline;
+pub(crate) mod process;
 
 pub(crate) use api::{Answer, TestApi, settings, token, unique, until, written};
 pub(crate) use database::{TestDb, service};

@@ -27,12 +27,13 @@ pub(crate) enum Store {
 
 /// Running roles; stop them with [`Pipeline::stop`].
 pub(crate) struct Pipeline {
-    pub(crate) test: TestDb,
     app: App,
     address: SocketAddr,
     client: reqwest::Client,
     /// Tenants share one Redis with other tests.
     run: String,
+    /// The last field, dropped when nothing uses the database any more.
+    _test: TestDb,
 }
 
 impl Pipeline {
@@ -53,7 +54,7 @@ impl Pipeline {
         app.spawn_publisher(&log);
         app.spawn_consumer(portfolio::GROUP, &log, &cache).await.expect("the consumer");
         let address = app.spawn_api(&cache).await.expect("the API");
-        Self { test, app, address, client: reqwest::Client::new(), run: unique("run") }
+        Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }
     }
 
     /// A client with every scope of a tenant, as one of its users.

@@ -1,0 +1,305 @@
+//! The boundary between tenants: through every endpoint, and in SQL with the rights of the API.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hashinsight::db::Db;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
+
+use crate::support::{TestApi, TestDb};
+
+#[tokio::test]
+async fn no_endpoint_shows_or_changes_another_tenants_rows() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let added = api.post("/api/miners", json!({"model": "S21"})).await.expect(201);
+    let id = added.body["miner_id"].as_str().expect("an id").to_owned();
+    seed(&db, "portfolio", &api.tenant, &api.user).await;
+    seed(&db, "event_inbox", &api.tenant, added.event_id()).await;
+    assert_eq!(api.get("/api/portfolio").await.body["data"]["version"], 7, "the owner sees it");
+
+    // The same user name, every right, in another tenant.
+    let stranger = api.foreign_token();
+    let path = format!("/api/miners/{id}");
+    let status = format!("{path}/status");
+    let after = format!("/api/portfolio?wait=0&after={}", added.event_id());
+    for (method, path, body) in [
+        (Method::GET, &path, None),
+        (Method::PATCH, &path, Some(json!({"quantity": 9}))),
+        (Method::PATCH, &status, Some(json!({"status": "offline"}))),
+        (Method::DELETE, &path, None),
+        (Method::GET, &after, None),
+    ] {
+        let answer = api.ask(&stranger, method.clone(), path, body).await;
+        assert_eq!(answer.status, 404, "{method} {path}");
+        let text = answer.body.to_string();
+        assert!(!text.contains(&api.tenant) || text.contains("instance"), "{text}");
+    }
+    for query in ["", "?owner_id="] {
+        let owner = if query.is_empty() { String::new() } else { format!("{query}{}", api.user) };
+        let list = api.ask(&stranger, Method::GET, &format!("/api/miners{owner}"), None).await.expect(200);
+        assert_eq!(list.body["data"], json!([]));
+    }
+    let portfolio = format!("/api/portfolio?user_id={}", api.user);
+    let seen = api.ask(&stranger, Method::GET, &portfolio, None).await.expect(200);
+    assert_eq!((&seen.body["data"]["version"], &seen.body["data"]["event_id"]), (&json!(0), &Value::Null));
+    let body = Some(json!({"user_id": api.user, "tenant_id": api.tenant}));
+    api.ask(&stranger, Method::POST, "/api/miners/sync", body).await.expect(202);
+
+    let own: i64 = scalar(&db, "select count(*) from event_outbox where tenant_id = $1", &api.tenant).await;
+    assert_eq!(own, 1, "nobody else wrote into the tenant");
+    let miner = api.get(&format!("/api/miners/{id}")).await.expect(200);
+    assert_eq!(
+        (&miner.body["data"]["quantity"], &miner.body["data"]["status"]),
+        (&json!(1), &json!("pending"))
+    );
+}
+
+#[tokio::test]
+async fn every_table_and_partition_with_a_tenant_forces_row_security() {
+    let db = TestDb::new().await;
+    let bare: Vec<String> = sqlx::query_scalar(
+        "select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' \
+         where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not a.attisdropped \
+         and not (c.relrowsecurity and c.relforcerowsecurity)",
+    )
+    .fetch_all(&db.admin)
+    .await
+    .expect("catalogue");
+    assert!(bare.is_empty(), "{bare:?}");
+    let partitions: i64 =
+        db.scalar("select count(*) from pg_inherits where inhparent = 'event_outbox'::regclass").await;
+    assert!(partitions >= 8, "there are partitions to look at: {partitions}");
+    let strong: i64 = db
+        .scalar("select count(*) from pg_roles where rolname in ('hi_app', 'hi_worker') and (rolsuper or rolbypassrls)")
+        .await;
+    assert_eq!(strong, 0);
+    let owned: i64 = db
+        .scalar("select count(*) from pg_class where relowner in ('hi_app'::regrole, 'hi_worker'::regrole)")
+        .await;
+    assert_eq!(owned, 0);
+    let definers: i64 = db
+        .scalar("select count(*) from pg_proc where pronamespace = 'public'::regnamespace and prosecdef")
+        .await;
+    assert_eq!(definers, 0, "no function acts with its owner's rights");
+
+    // The server refuses to start on a table that lost its protection.
+    db.execute("alter table miners no force row level security").await;
+    let refused = Db::open(&db.config).await.expect_err("refuses").to_string();
+    assert!(refused.contains("miners"), "{refused}");
+}
+
+/// A row of a tenant, put there by the superuser; `what` is the id where the test needs to know it.
+async fn seed(db: &TestDb, table: &str, tenant: &str, what: &str) {
+    let insert = row_of(table).unwrap_or_else(|| panic!("say in row_of() how a row of {table} looks"));
+    sqlx::query(insert)
+        .bind(tenant)
+        .bind(what)
+        .execute(&db.admin)
+        .await
+        .unwrap_or_else(|e| panic!("{table}: {e}"));
+}
+
+/// An insert of one row: $1 is the tenant, $2 a UUID or a name.
+fn row_of(table: &str) -> Option<&'static str> {
+    Some(match table {
+        "miners" => {
+            "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, status) \
+             values ($1, $2::uuid, 'u', 'm', 1, 1, 1, 'online')"
+        }
+        "network_snapshots" => {
+            "insert into network_snapshots (tenant_id, id, btc_price_usd, difficulty, block_height, observed_at) \
+             values ($1, $2::uuid, 1, 1000, 1, now())"
+        }
+        "audit_log" => {
+            "insert into audit_log (tenant_id, id, actor, action, entity_id, detail) \
+             values ($1, $2::uuid, 'u', 'a', 'e', '{}')"
+        }
+        "portfolio" => {
+            "insert into portfolio (tenant_id, user_id, version, miners_total, miners_online, hashrate_ths, \
+             effective_hashrate_ths, power_kw, efficiency_j_th, power_cost_usd_day, capex_usd, by_model, by_location, \
+             warnings, event_id, computed_at) \
+             values ($1, $2, 7, 1, 1, 1, 1, 1, 1, 1, 1, '[]', '[]', '[]', gen_random_uuid(), now())"
+        }
+        "event_outbox" => {
+            "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, \
+             payload) values ($2::uuid, 'miner', 'm', $1 || ':u', 'miner.added', $1, 'u', jsonb_build_object( \
+             'event_id', $2, 'kind', 'miner.added', 'tenant_id', $1, 'user_id', 'u'))"
+        }
+        "event_idempotency" => {
+            "insert into event_idempotency (tenant_id, idempotency_key, event_id) values ($1, $2, gen_random_uuid())"
+        }
+        "event_inbox" => {
+            "insert into event_inbox (consumer_name, event_id, tenant_id, event_kind, outcome) \
+             values ('portfolio-recalc-group', $2::uuid, $1, 'miner.added', 'applied')"
+        }
+        "parked_event" => {
+            "insert into parked_event (consumer_name, topic, partition, log_offset, event_id, event_kind, tenant_id, \
+             user_id, raw_key, raw_value, headers, record_time) values ('g', 't', 0, hashtext($1), $2::uuid, \
+             'miner.added', $1, 'u', '', '', '[]', now())"
+        }
+        "event_dlq" => {
+            "insert into event_dlq (consumer_name, event_id, tenant_id, topic, partition, log_offset, headers, \
+             error_class, error_message, retry_count, first_failed_at, last_failed_at) \
+             values ('g', $2::uuid, $1, 't', 0, hashtext($1 || $2), '[]', 'c', 'm', 3, now(), now())"
+        }
+        _ => return None,
+    })
+}
+
+async fn scalar(db: &TestDb, query: &'static str, value: &str) -> i64 {
+    sqlx::query_scalar(query).bind(value).fetch_one(&db.admin).await.expect(query)
+}
+
+const OWN: &str = "own-tenant";
+const OTHER: &str = "other-tenant";
+
+/// Runs a statement in a transaction with the rights of the API, which is rolled back: the rows it touched, or nothing
+/// where PostgreSQL refused (42501: no right, or row security).
+async fn as_app(db: &TestDb, context: Option<&str>, statement: &str, bound: &[&str]) -> Option<u64> {
+    let mut tx = db.admin.begin().await.expect("begin");
+    sqlx::query("set local role hi_app").execute(&mut *tx).await.expect("role");
+    if let Some(tenant) = context {
+        let set = sqlx::query("select set_config('app.tenant_id', $1, true)").bind(tenant);
+        set.execute(&mut *tx).await.expect("context");
+    }
+    let mut query = sqlx::query(AssertSqlSafe(statement));
+    for value in bound {
+        query = query.bind(*value);
+    }
+    let conn: &mut PgConnection = &mut tx;
+    match query.execute(conn).await {
+        Ok(done) => Some(done.rows_affected()),
+        Err(error) => {
+            let code = error.as_database_error().and_then(|e| e.code()).map(|c| c.into_owned());
+            assert_eq!(code.as_deref(), Some("42501"), "{statement}: {error}");
+            None
+        }
+    }
+}
+
+/// Every table with a tenant x verb x {own, other, none}.
+#[tokio::test]
+async fn sql_of_the_api_meets_its_own_tenant_only() {
+    let db = TestDb::new().await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid \
+         where a.attname = 'tenant_id' and not a.attisdropped and c.relnamespace = 'public'::regnamespace \
+         and c.relkind in ('r', 'p') and not c.relispartition order by 1",
+    )
+    .fetch_all(&db.admin)
+    .await
+    .expect("catalogue");
+    assert!(tables.len() >= 9, "{tables:?}");
+    for table in &tables {
+        for tenant in [OWN, OTHER] {
+            seed(&db, table, tenant, &Uuid::now_v7().to_string()).await;
+        }
+        let may: Vec<bool> = sqlx::query_scalar(
+            "select has_table_privilege('hi_app', $1, p) or (p = 'insert' and has_any_column_privilege('hi_app', $1, p)) \
+             from unnest(array['select', 'update', 'delete', 'insert']) p",
+        )
+        .bind(table)
+        .fetch_all(&db.admin)
+        .await
+        .expect("privileges");
+        let [select, update, delete, insert] = may.as_slice() else { panic!("four verbs") };
+        let new_row = row_of(table).expect("seeded above");
+        let looks = format!("select 1 from {table} where tenant_id = $1");
+        let changes = format!("update {table} set tenant_id = tenant_id where tenant_id = $1");
+        let deletes = format!("delete from {table} where tenant_id = $1");
+        let granted = |may: &bool| may.then_some(1);
+        assert_eq!(as_app(&db, Some(OWN), &looks, &[OWN]).await, granted(select), "{table}");
+        assert_eq!(as_app(&db, Some(OWN), &changes, &[OWN]).await, granted(update), "{table}");
+        assert_eq!(as_app(&db, Some(OWN), &deletes, &[OWN]).await, granted(delete), "{table}");
+        let id = Uuid::now_v7().to_string();
+        assert_eq!(as_app(&db, Some(OWN), new_row, &[OWN, &id]).await, granted(insert), "{table}");
+
+        let moves = format!("update {table} set tenant_id = '{OTHER}' where tenant_id = $1");
+        assert_eq!(as_app(&db, Some(OWN), &moves, &[OWN]).await, None, "{table}: a row may not change sides");
+        for context in [Some(OWN), Some(""), None] {
+            // With no tenant not even a tenant's own rows.
+            let victims: &[&str] = if context == Some(OWN) { &[OTHER] } else { &[OWN, OTHER, ""] };
+            for victim in victims {
+                for verb in [&looks, &changes, &deletes] {
+                    let touched = as_app(&db, context, verb, &[victim]).await.unwrap_or_default();
+                    assert_eq!(touched, 0, "{context:?}: {verb} of {victim}");
+                }
+                let id = Uuid::now_v7().to_string();
+                let inserted = as_app(&db, context, new_row, &[victim, &id]).await;
+                assert_eq!(inserted, None, "{context:?}: {new_row} of {victim}");
+            }
+        }
+        // Without naming a tenant either.
+        let all = as_app(&db, Some(OWN), &format!("select 1 from {table}"), &[]).await;
+        assert_eq!(all, granted(select), "{table}");
+    }
+    // Partitions are reached through their root only.
+    let partitions: Vec<String> =
+        sqlx::query_scalar("select inhrelid::regclass::text from pg_inherits join pg_class c on c.oid = inhrelid where c.relkind = 'r'")
+            .fetch_all(&db.admin)
+            .await
+            .expect("partitions");
+    assert!(partitions.len() > 8);
+    for partition in partitions {
+        assert_eq!(
+            as_app(&db, Some(OWN), &format!("select 1 from {partition}"), &[]).await,
+            None,
+            "{partition}"
+        );
+    }
+}
+
+/// Rows of miners that a transaction without a tenant sees, and what is left of an earlier one's settings.
+async fn leaked(db: &Db) -> (i64, String) {
+    let mut tx = db.without_tenant().await.expect("begin");
+    sqlx::query_as("select count(*), coalesce(current_setting('app.tenant_id', true), '') from miners")
+        .fetch_one(tx.conn())
+        .await
+        .expect("look")
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_tenants_and_keeps_none() {
+    let mut test = TestDb::new().await;
+    test.config.database.max_connections = 1;
+    test.db = Db::open(&test.config).await.expect("open");
+    let api = TestApi::start(&test).await;
+    api.add_miner(json!({"model": "S21"})).await;
+    let (own, foreign) = (api.token(), api.foreign_token());
+    for _ in 0..3 {
+        let mine = api.ask(&own, Method::GET, "/api/miners", None).await.expect(200);
+        assert_eq!(mine.body["data"].as_array().map(Vec::len), Some(1));
+        let theirs = api.ask(&foreign, Method::GET, "/api/miners", None).await.expect(200);
+        assert_eq!(theirs.body["data"], json!([]));
+        assert_eq!(leaked(&test.db).await, (0, String::new()));
+    }
+    let tenant = api.tenant.parse().expect("a tenant");
+    let db = &test.db;
+
+    // Rolled back, dropped in the middle of a statement, lost in a panic: each returns the connection clean.
+    drop(db.tenant(&tenant).await.expect("begin"));
+    assert_eq!(leaked(db).await, (0, String::new()));
+    let sleep = async {
+        let mut tx = db.tenant(&tenant).await.expect("begin");
+        sqlx::query("select pg_sleep(0.3)").execute(tx.conn()).await.map(drop)
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(100), sleep).await.is_err(), "cut off in flight");
+    assert_eq!(leaked(db).await, (0, String::new()));
+    let panics = async {
+        let _tx = db.tenant(&tenant).await.expect("begin");
+        std::panic::resume_unwind(Box::new("on purpose"));
+    };
+    assert!(AssertUnwindSafe(panics).catch_unwind().await.is_err());
+    assert_eq!(leaked(db).await, (0, String::new()));
+    let failed = async {
+        let mut tx = db.tenant(&tenant).await.expect("begin");
+        sqlx::query("select 1 / 0").execute(tx.conn()).await.map(drop)
+    };
+    assert!(failed.await.is_err());
+    assert_eq!(leaked(db).await, (0, String::new()));
+}
