@@ -2,28 +2,20 @@
 //! Promises that a value that starts the process was checked, and that a secret never prints.
 //! Called by `main` once; every role receives the finished [`Config`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{File, FileFormat, Map, Source, Value, ValueKind};
 use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+mod load;
+
+pub use load::{Loaded, Origin, kept_secret, load, load_from, mask_userinfo};
+
 /// The documented defaults, embedded in the binary.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
-
-/// Names that operators know from elsewhere, and the key each one sets. Each may also be given as
-/// `NAME_FILE`, the path of a file that holds the value.
-const WELL_KNOWN: [(&str, &str); 4] = [
-    ("DATABASE_URL", "database.url"),
-    ("REDIS_URL", "redis.url"),
-    ("KAFKA_BROKERS", "kafka.brokers"),
-    ("JWT_SECRET", "auth.jwt_secret"),
-];
 
 /// A configuration that cannot be used: which key, which value, what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +36,7 @@ pub struct Config {
     pub cache: CacheConfig,
     pub auth: AuthConfig,
     pub server: ServerConfig,
+    pub metrics: MetricsConfig,
     pub economics: EconomicsConfig,
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,
@@ -173,6 +166,18 @@ pub struct ServerConfig {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+pub struct MetricsConfig {
+    bind: String,
+}
+
+impl MetricsConfig {
+    /// Where metrics are served, if anywhere.
+    pub fn bind(&self) -> Option<SocketAddr> {
+        self.bind.parse().ok()
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
 pub struct EconomicsConfig {
     pub pool_fee: Decimal,
     pub uptime: Decimal,
@@ -217,103 +222,6 @@ impl ShutdownConfig {
     }
 }
 
-/// One line of `hashinsight config`: a key, its value (masked if secret) and where it came from.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Origin {
-    pub key: String,
-    pub value: String,
-    pub origin: String,
-}
-
-/// The configuration with the origin of each value.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    pub config: Config,
-    pub origins: Vec<Origin>,
-}
-
-/// Loads the configuration of this process: `file`, or else the file of `HASHINSIGHT_CONFIG`.
-pub fn load(file: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    load_from(file, &environment)
-}
-
-/// As [`load`], from a given environment: what the tests call.
-pub fn load_from(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Loaded, ConfigError> {
-    let file =
-        file.map(Path::to_path_buf).or_else(|| environment.get("HASHINSIGHT_CONFIG").map(PathBuf::from));
-    let mut builder = config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-    if let Some(path) = &file {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            ConfigError(format!(
-                "cannot read the file of --config or HASHINSIGHT_CONFIG {}: {e}",
-                path.display()
-            ))
-        })?;
-        let mut values = config::Config::builder()
-            .add_source(File::from_str(&text, FileFormat::Toml))
-            .build()
-            .map_err(|e| ConfigError(format!("{}: {e}", path.display())))?
-            .cache
-            .into_table()
-            .map_err(|e| ConfigError(e.to_string()))?;
-        name_origin(&mut values, &path.display().to_string());
-        builder = builder.add_source(Layer(values));
-    }
-    let built = builder
-        .add_source(Layer(sectioned(environment)))
-        .add_source(Layer(well_known(environment)?))
-        .build()
-        .map_err(|e| ConfigError(one_line(&e.to_string())))?;
-
-    let mut leaves = BTreeMap::new();
-    flatten("", &built.cache, &mut leaves);
-    refuse_unknown(&leaves)?;
-    let config: Config = built.try_deserialize().map_err(|e| ConfigError(one_line(&e.to_string())))?;
-    config.check()?;
-    let origins = leaves
-        .into_iter()
-        .map(|(key, value)| Origin {
-            value: masked(&key, &value.to_string()),
-            origin: value.origin().unwrap_or("default").to_owned(),
-            key,
-        })
-        .collect();
-    Ok(Loaded { config, origins })
-}
-
-/// A secret that is made once and kept in the data folder, readable by its owner alone.
-pub fn kept_secret(name: &str) -> Result<SecretString, ConfigError> {
-    use std::io::Write;
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-
-    let base = std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))
-        .unwrap_or_else(std::env::temp_dir);
-    let folder = base.join("hashinsight");
-    let path = folder.join(name);
-    let failed = |e: std::io::Error| ConfigError(format!("cannot keep a secret in {}: {e}", path.display()));
-    if let Ok(kept) = std::fs::read_to_string(&path)
-        && kept.trim().len() >= 32
-    {
-        return Ok(kept.trim().to_owned().into());
-    }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
-    let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    file.write_all(secret.as_bytes()).map_err(failed)?;
-    Ok(secret.into())
-}
-
 impl Config {
     /// The log this process uses. `standalone` falls back to PostgreSQL where no broker is named;
     /// the other roles refuse.
@@ -345,6 +253,9 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         one_of("event_log.kind", &self.event_log.kind, &["", "kafka", "postgres"])?;
         one_of("log.format", &self.log.format, &["", "text", "json"])?;
+        if !self.metrics.bind.is_empty() && self.metrics.bind().is_none() {
+            return Err(bad("metrics.bind", &self.metrics.bind, "address:port such as 127.0.0.1:9100"));
+        }
         let url = self.database.url.expose_secret();
         if !url.is_empty() && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(ConfigError(
@@ -415,122 +326,6 @@ impl Config {
     }
 }
 
-/// One layer of values that already know where they came from.
-#[derive(Debug, Clone)]
-struct Layer(Map<String, Value>);
-
-impl Source for Layer {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        Ok(self.0.clone())
-    }
-}
-
-/// `HASHINSIGHT__SECTION__KEY` -> section.key. A name with another shape becomes an unknown key.
-fn sectioned(environment: &BTreeMap<String, String>) -> Map<String, Value> {
-    let mut layer: Map<String, Value> = Map::new();
-    for (name, value) in environment {
-        let Some(path) = name.strip_prefix("HASHINSIGHT__") else { continue };
-        let path = path.to_ascii_lowercase();
-        let leaf = Value::new(Some(name), ValueKind::String(value.clone()));
-        match path.split_once("__") {
-            Some((section, key)) => {
-                let table = layer
-                    .entry(section.to_owned())
-                    .or_insert_with(|| Value::new(Some(name), ValueKind::Table(Map::new())));
-                if let ValueKind::Table(table) = &mut table.kind {
-                    table.insert(key.replace("__", "."), leaf);
-                }
-            }
-            None => {
-                layer.insert(path, leaf);
-            }
-        }
-    }
-    layer
-}
-
-fn well_known(environment: &BTreeMap<String, String>) -> Result<Map<String, Value>, ConfigError> {
-    let mut layer: Map<String, Value> = Map::new();
-    for (name, key) in WELL_KNOWN {
-        let file_name = format!("{name}_FILE");
-        let (origin, value) = match (environment.get(name), environment.get(&file_name)) {
-            (Some(value), _) if !value.is_empty() => (name.to_owned(), value.clone()),
-            (_, Some(path)) if !path.is_empty() => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|e| ConfigError(format!("{file_name}: cannot read {path}: {e}")))?;
-                (file_name, text.trim_end().to_owned())
-            }
-            _ => continue,
-        };
-        let Some((section, leaf)) = key.split_once('.') else { continue };
-        let leaf_value = Value::new(Some(&origin), ValueKind::String(value));
-        let table =
-            layer.entry(section.to_owned()).or_insert_with(|| Value::new(None, ValueKind::Table(Map::new())));
-        if let ValueKind::Table(table) = &mut table.kind {
-            table.insert(leaf.to_owned(), leaf_value);
-        }
-    }
-    Ok(layer)
-}
-
-fn name_origin(table: &mut Map<String, Value>, origin: &str) {
-    for value in table.values_mut() {
-        match &mut value.kind {
-            ValueKind::Table(inner) => name_origin(inner, origin),
-            kind => *value = Value::new(Some(&origin.to_owned()), kind.clone()),
-        }
-    }
-}
-
-fn flatten(prefix: &str, value: &Value, leaves: &mut BTreeMap<String, Value>) {
-    match &value.kind {
-        ValueKind::Table(table) => {
-            for (key, inner) in table {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&path, inner, leaves);
-            }
-        }
-        _ => {
-            leaves.insert(prefix.to_owned(), value.clone());
-        }
-    }
-}
-
-/// The defaults name every key, so a key they lack is a mistake: usually a typing error.
-fn refuse_unknown(leaves: &BTreeMap<String, Value>) -> Result<(), ConfigError> {
-    let defaults = config::Config::builder()
-        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
-        .build()
-        .map_err(|e| ConfigError(e.to_string()))?;
-    let mut known = BTreeMap::new();
-    flatten("", &defaults.cache, &mut known);
-    for (key, value) in leaves {
-        if known.contains_key(key) {
-            continue;
-        }
-        let section = key.split_once('.').map_or(key.as_str(), |(section, _)| section);
-        let of_section: Vec<&str> = known
-            .keys()
-            .filter_map(|k| k.split_once('.'))
-            .filter(|(s, _)| *s == section)
-            .map(|(_, k)| k)
-            .collect();
-        let sections: BTreeSet<&str> = known.keys().filter_map(|k| Some(k.split_once('.')?.0)).collect();
-        let allowed = if of_section.is_empty() {
-            format!("sections are {}", sections.into_iter().collect::<Vec<_>>().join(", "))
-        } else {
-            format!("keys of {section} are {}", of_section.join(", "))
-        };
-        let origin = value.origin().unwrap_or("file");
-        return Err(ConfigError(format!("unknown key {key} (from {origin}): {allowed}")));
-    }
-    Ok(())
-}
-
 fn bad(key: &str, value: impl fmt::Display, allowed: &str) -> ConfigError {
     ConfigError(format!("{key} = {value:?} is not allowed: {allowed}", value = value.to_string()))
 }
@@ -550,107 +345,5 @@ fn within<T: PartialOrd + fmt::Display>(key: &str, value: T, low: T, high: T) ->
     Err(bad(key, value, &format!("{low} to {high}")))
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// A secret shows only whether it is set; an address shows no user information.
-fn masked(key: &str, value: &str) -> String {
-    match key {
-        "auth.jwt_secret" if !value.is_empty() => "***".to_owned(),
-        "database.url" | "redis.url" => mask_userinfo(value),
-        _ => value.to_owned(),
-    }
-}
-
-/// Replaces `user:password@` and a `password=` parameter of an address.
-pub fn mask_userinfo(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority_and_path, query) = rest.split_once('?').map_or((rest, None), |(a, q)| (a, Some(q)));
-    let shown = authority_and_path.rsplit_once('@').map_or_else(
-        || authority_and_path.to_owned(),
-        |(user, host)| format!("{}:***@{host}", user.split(':').next().unwrap_or_default()),
-    );
-    match query {
-        Some(query) if query.contains("password") => format!("{scheme}://{shown}?***"),
-        Some(query) => format!("{scheme}://{shown}?{query}"),
-        None => format!("{scheme}://{shown}"),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        load_from(None, &pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
-    }
-
-    #[test]
-    fn defaults_are_valid_and_complete() {
-        let loaded = from_env(&[]).expect("defaults");
-        assert_eq!(loaded.config.economics.pool_fee, Decimal::new(2, 2));
-        assert_eq!(loaded.config.publisher.poll_interval_ms, 5_000);
-        assert!(loaded.config.redis.url().is_none());
-    }
-
-    #[test]
-    fn later_layers_win_and_are_named() {
-        let loaded = from_env(&[
-            ("HASHINSIGHT__DATABASE__URL", "postgres://a/b"),
-            ("DATABASE_URL", "postgres://me:hush@host/db"),
-            ("HASHINSIGHT__KAFKA__TOPIC_PREFIX", "test."),
-        ])
-        .expect("valid");
-        assert_eq!(loaded.config.database_url().expect("set"), "postgres://me:hush@host/db");
-        let url = loaded.origins.iter().find(|o| o.key == "database.url").expect("listed");
-        assert_eq!((url.value.as_str(), url.origin.as_str()), ("postgres://me:***@host/db", "DATABASE_URL"));
-        let prefix = loaded.origins.iter().find(|o| o.key == "kafka.topic_prefix").expect("listed");
-        assert_eq!(prefix.origin, "HASHINSIGHT__KAFKA__TOPIC_PREFIX");
-    }
-
-    #[test]
-    fn a_mistake_names_key_value_and_remedy() {
-        for (name, value, expected) in [
-            ("HASHINSIGHT__SERVER__BNID", "x", "unknown key server.bnid (from HASHINSIGHT__SERVER__BNID)"),
-            ("HASHINSIGHT__NOWHERE__KEY", "x", "unknown key nowhere.key"),
-            ("HASHINSIGHT__SERVER__BIND", "nonsense", "server.bind"),
-            (
-                "HASHINSIGHT__PUBLISHER__BATCH_SIZE",
-                "0",
-                "publisher.batch_size = \"0\" is not allowed: 1 to 100000",
-            ),
-            ("HASHINSIGHT__PUBLISHER__BATCH_SIZE", "many", "publisher.batch_size"),
-            ("HASHINSIGHT__LOG__FORMAT", "xml", "log.format = \"xml\" is not allowed: text | json"),
-            ("HASHINSIGHT__KAFKA__COMPRESSION", "zip", "compression"),
-            ("KAFKA_BROKERS", "localhost", "kafka.brokers = \"localhost\" is not allowed: host:port"),
-            ("DATABASE_URL", "mysql://x", "database.url must start with postgres://"),
-            ("JWT_SECRET", "short", "auth.jwt_secret has 5 bytes"),
-        ] {
-            let message = from_env(&[(name, value)]).expect_err(name).to_string();
-            assert!(message.contains(expected), "{name}={value}: {message}");
-            assert!(!message.contains('\n'), "{message}");
-        }
-    }
-
-    #[test]
-    fn the_log_follows_the_brokers() {
-        let without = from_env(&[]).expect("valid").config;
-        assert_eq!(without.event_log_kind(true).expect("standalone"), EventLogKind::Postgres);
-        assert!(without.event_log_kind(false).is_err());
-        let with = from_env(&[("KAFKA_BROKERS", "h:9092")]).expect("valid").config;
-        assert_eq!(with.event_log_kind(true).expect("kafka"), EventLogKind::Kafka);
-    }
-
-    #[test]
-    fn secrets_do_not_print() {
-        let loaded = from_env(&[
-            ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
-            ("DATABASE_URL", "postgres://u:hunter2@h/d?password=hunter2"),
-            ("REDIS_URL", "redis://:hunter2@h:1"),
-        ])
-        .expect("valid");
-        let printed = format!("{:?} {:?}", loaded.config, loaded.origins);
-        assert!(!printed.contains("hunter2") && !printed.contains("0123456789abcdef"), "{printed}");
-    }
-}
+mod tests;

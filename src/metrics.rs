@@ -2,8 +2,12 @@
 //! Promises low cardinality: no tenant, user or entity is ever a label.
 //! Called where the measured thing happens.
 
-use metrics::{counter, histogram};
+use std::net::SocketAddr;
 
+use metrics::{counter, histogram};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
+
+const STAGE_LATENCY: &str = "hashinsight_stage_latency_seconds";
 const EVENTS_PUBLISHED: &str = "hashinsight_events_published_total";
 const EVENTS_APPLIED: &str = "hashinsight_events_applied_total";
 const EVENTS_DUPLICATE: &str = "hashinsight_events_duplicate_total";
@@ -11,6 +15,37 @@ const FENCED_COMMITS: &str = "hashinsight_fenced_commits_total";
 const RETRIES: &str = "hashinsight_retries_total";
 const CACHE_REQUESTS: &str = "hashinsight_cache_requests_total";
 const HTTP_DURATION: &str = "http_request_duration_seconds";
+
+/// Upper bounds of the histograms in seconds: from a commit next door to an outage.
+const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+/// The metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve metrics on {address}: {source}; choose another address with HASHINSIGHT__METRICS__BIND"
+)]
+pub struct ListenError {
+    address: SocketAddr,
+    source: BuildError,
+}
+
+/// Collects from now on; the returned future serves `GET /metrics` for as long as it runs.
+pub fn listen(address: SocketAddr) -> Result<impl Future<Output = anyhow::Result<()>> + Send, ListenError> {
+    let failed = |source| ListenError { address, source };
+    let (recorder, exporter) = PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets(&BUCKETS)
+        .and_then(PrometheusBuilder::build)
+        .map_err(failed)?;
+    metrics::set_global_recorder(recorder).map_err(|e| failed(e.into()))?;
+    Ok(async move { exporter.await.map_err(|e| anyhow::anyhow!("metrics listener: {e:?}")) })
+}
+
+/// How long an event took from its write to the end of a stage: `write_to_log` or `write_to_visible`.
+/// `group` is empty for a stage that has none.
+pub fn stage_latency(stage: &'static str, group: &str, seconds: f64) {
+    histogram!(STAGE_LATENCY, "stage" => stage, "group" => group.to_owned()).record(seconds.max(0.0));
+}
 
 /// Events handed to the log.
 pub fn events_published(topic: &str, count: usize) {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -165,6 +166,10 @@ impl Publisher {
         }
         for ((topic, _), records) in &lanes {
             metrics::events_published(topic, records.len());
+        }
+        let now = Utc::now().naive_utc();
+        for row in &page.rows {
+            metrics::stage_latency("write_to_log", "", (now - row.occurred_at).as_seconds_f64());
         }
         let published = page.rows.len();
         reader.advance(page);

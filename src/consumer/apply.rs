@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::offset::Claim;
@@ -20,6 +21,8 @@ pub(super) struct Applied {
     pub(super) dirty: Vec<Dirty>,
     pub(super) by_kind: BTreeMap<String, usize>,
     pub(super) duplicates: usize,
+    /// When each applied event was written.
+    pub(super) written_at: Vec<DateTime<Utc>>,
     /// Whether the retry queue grew.
     pub(super) parked: bool,
 }
@@ -28,6 +31,10 @@ impl Applied {
     pub(super) fn count(&self, group: &str) {
         for (kind, count) in &self.by_kind {
             metrics::events_applied(group, kind, *count);
+        }
+        let now = Utc::now();
+        for written_at in &self.written_at {
+            metrics::stage_latency("write_to_visible", group, (now - written_at).as_seconds_f64());
         }
         if self.duplicates > 0 {
             metrics::events_duplicate(group, self.duplicates);
@@ -119,7 +126,8 @@ impl Worker {
             *by_kind.entry(label.to_owned()).or_default() += 1;
         }
         let duplicates = decoded.iter().filter(|d| d.event.is_ok()).count() - admitted.len();
-        Ok(Some(Applied { dirty, by_kind, duplicates, parked: !behind.is_empty() }))
+        let written_at = now.iter().map(|event| event.occurred_at).collect();
+        Ok(Some(Applied { dirty, by_kind, duplicates, written_at, parked: !behind.is_empty() }))
     }
 
     async fn bury_undecodable(

@@ -19,6 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
 use crate::log::postgres::{PostgresLog, RETAIN_EVERY};
+use crate::metrics;
 use crate::outbox;
 use crate::projection;
 use crate::publisher::Publisher;
@@ -37,6 +38,15 @@ impl App {
         let db = Db::open(&config).await?;
         let app = Self { config, db, bells: Doorbells::default(), lifecycle: Lifecycle::default() };
         let stopping = app.lifecycle.stopping();
+        if let Some(address) = app.config.metrics.bind() {
+            let (exporter, stopping) = (metrics::listen(address)?, stopping.clone());
+            app.lifecycle.spawn("metrics", async move {
+                tokio::select! {
+                    () = stopping.cancelled() => Ok(()),
+                    ended = exporter => ended,
+                }
+            });
+        }
         app.lifecycle.spawn("doorbells", app.bells.clone().run(app.db.clone(), stopping.clone()));
         let days = app.config.outbox.partitions_ahead_days;
         app.lifecycle.spawn("partitions", outbox::run_partitions(app.db.clone(), days, stopping.clone()));

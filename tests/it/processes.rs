@@ -135,6 +135,26 @@ async fn a_killed_member_is_replaced_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_served_where_they_are_asked_for() {
+    let test = on_kafka().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let mut environment = test.environment.clone();
+    environment.insert("HASHINSIGHT__METRICS__BIND".to_owned(), free.to_string());
+    let _publisher = Process::start(&test.environment, &["publish"], LEADS).await;
+    let _consumer = Process::start(&environment, &GROUP, WORKS).await;
+    add_miners(&test.db, &"acme".parse().expect("a tenant"), 0, 3).await;
+    inbox_holds(&test, 3).await;
+    let text = async || {
+        reqwest::get(format!("http://{free}/metrics")).await.expect("served").text().await.expect("text")
+    };
+    // Counted after the commit that the inbox shows.
+    applied(&test.bells, async || text().await.contains("kind=\"miner.added\"} 3")).await;
+    let text = text().await;
+    assert!(text.contains("hashinsight_stage_latency_seconds_bucket{stage=\"write_to_visible\""), "{text}");
+    assert!(!text.contains("acme"), "no tenant is a label");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_publisher_takes_over() {
     let test = on_kafka().await;
     let leader = Process::start(&test.environment, &["publish"], LEADS).await;

@@ -1,0 +1,75 @@
+use rust_decimal::Decimal;
+
+use super::*;
+
+fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    load_from(None, &pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+}
+
+#[test]
+fn defaults_are_valid_and_complete() {
+    let loaded = from_env(&[]).expect("defaults");
+    assert_eq!(loaded.config.economics.pool_fee, Decimal::new(2, 2));
+    assert_eq!(loaded.config.publisher.poll_interval_ms, 5_000);
+    assert!(loaded.config.redis.url().is_none());
+}
+
+#[test]
+fn later_layers_win_and_are_named() {
+    let loaded = from_env(&[
+        ("HASHINSIGHT__DATABASE__URL", "postgres://a/b"),
+        ("DATABASE_URL", "postgres://me:hush@host/db"),
+        ("HASHINSIGHT__KAFKA__TOPIC_PREFIX", "test."),
+    ])
+    .expect("valid");
+    assert_eq!(loaded.config.database_url().expect("set"), "postgres://me:hush@host/db");
+    let url = loaded.origins.iter().find(|o| o.key == "database.url").expect("listed");
+    assert_eq!((url.value.as_str(), url.origin.as_str()), ("postgres://me:***@host/db", "DATABASE_URL"));
+    let prefix = loaded.origins.iter().find(|o| o.key == "kafka.topic_prefix").expect("listed");
+    assert_eq!(prefix.origin, "HASHINSIGHT__KAFKA__TOPIC_PREFIX");
+}
+
+#[test]
+fn a_mistake_names_key_value_and_remedy() {
+    for (name, value, expected) in [
+        ("HASHINSIGHT__SERVER__BNID", "x", "unknown key server.bnid (from HASHINSIGHT__SERVER__BNID)"),
+        ("HASHINSIGHT__NOWHERE__KEY", "x", "unknown key nowhere.key"),
+        ("HASHINSIGHT__SERVER__BIND", "nonsense", "server.bind"),
+        (
+            "HASHINSIGHT__PUBLISHER__BATCH_SIZE",
+            "0",
+            "publisher.batch_size = \"0\" is not allowed: 1 to 100000",
+        ),
+        ("HASHINSIGHT__PUBLISHER__BATCH_SIZE", "many", "publisher.batch_size"),
+        ("HASHINSIGHT__LOG__FORMAT", "xml", "log.format = \"xml\" is not allowed: text | json"),
+        ("HASHINSIGHT__KAFKA__COMPRESSION", "zip", "compression"),
+        ("KAFKA_BROKERS", "localhost", "kafka.brokers = \"localhost\" is not allowed: host:port"),
+        ("DATABASE_URL", "mysql://x", "database.url must start with postgres://"),
+        ("JWT_SECRET", "short", "auth.jwt_secret has 5 bytes"),
+    ] {
+        let message = from_env(&[(name, value)]).expect_err(name).to_string();
+        assert!(message.contains(expected), "{name}={value}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn the_log_follows_the_brokers() {
+    let without = from_env(&[]).expect("valid").config;
+    assert_eq!(without.event_log_kind(true).expect("standalone"), EventLogKind::Postgres);
+    assert!(without.event_log_kind(false).is_err());
+    let with = from_env(&[("KAFKA_BROKERS", "h:9092")]).expect("valid").config;
+    assert_eq!(with.event_log_kind(true).expect("kafka"), EventLogKind::Kafka);
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let loaded = from_env(&[
+        ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("DATABASE_URL", "postgres://u:hunter2@h/d?password=hunter2"),
+        ("REDIS_URL", "redis://:hunter2@h:1"),
+    ])
+    .expect("valid");
+    let printed = format!("{:?} {:?}", loaded.config, loaded.origins);
+    assert!(!printed.contains("hunter2") && !printed.contains("0123456789abcdef"), "{printed}");
+}
