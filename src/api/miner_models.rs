@@ -1,4 +1,6 @@
-//! The resource miner models: the catalogue, open to everybody.
+//! Owns the resource miner models: the catalogue.
+//! Promises nothing that needs a token: it holds no tenant's data.
+//! Called by the router.
 
 use axum::Json;
 use axum::extract::State;

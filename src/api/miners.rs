@@ -1,4 +1,6 @@
-//! The resource miners.
+//! Owns the resource miners: its paths, bodies and answers.
+//! Promises that what it answers with success is committed, with its event.
+//! Called by the router.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,6 @@
-//! The resource network snapshots.
+//! Owns the resource network snapshots: price, difficulty, height and fees as a tenant sees them.
+//! Promises that what it answers with success is committed, with its event.
+//! Called by the router.
 
 use axum::Json;
 use axum::extract::State;

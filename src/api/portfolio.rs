@@ -1,4 +1,6 @@
-//! The resource portfolio: cached reads, and reads that wait for an event of one's own.
+//! Owns the resource portfolio: cached reads, and reads that wait for an event of one's own.
+//! Promises that an answer to `after` holds the event, whatever the cache holds.
+//! Called by the router.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
-//! The cache inside one process.
+//! Owns the values that one process keeps for itself.
+//! Promises that of two values of a key the newer version stays.
+//! Called by the cache, which checks a hit against the row's version.
 
 use std::sync::Arc;
 use std::time::Duration;

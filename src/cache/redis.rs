@@ -1,4 +1,6 @@
-//! The cache in Redis, shared by all processes.
+//! Owns the values in Redis, shared by all processes.
+//! Promises that of two values of a key the newer version stays, and that an error is a miss within the time-out.
+//! Called by the cache.
 //!
 //! A value is the text `<version>:<json>`; without JSON it is a mark that older versions are superseded. The age of a
 //! value is what its time to live has lost.

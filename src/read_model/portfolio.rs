@@ -1,4 +1,6 @@
-//! What GET /api/portfolio shows: one row per user, kept by the group [`GROUP`].
+//! Owns what GET /api/portfolio shows: one row per user.
+//! Promises the figures of the newest event that the group [`GROUP`] has applied.
+//! Called by the API.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;

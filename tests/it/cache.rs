@@ -10,7 +10,8 @@ use hashinsight::config::{Config, load_from};
 use hashinsight::lifecycle::Lifecycle;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{service, settings, unique, until};
@@ -273,11 +274,20 @@ async fn without_an_answer_from_redis_reads_go_to_the_origin() {
     keeper.abort();
 }
 
-/// A way to Redis that can be cut.
+#[derive(Clone, Copy, PartialEq)]
+enum Traffic {
+    Flows,
+    /// Connections stay open and nothing comes through.
+    Stands,
+    /// Connections end.
+    Cut,
+}
+
+/// A way to Redis that can be blocked.
 struct Way {
     url: String,
-    open: Arc<tokio::sync::watch::Sender<bool>>,
-    task: tokio::task::JoinHandle<()>,
+    traffic: Arc<watch::Sender<Traffic>>,
+    task: JoinHandle<()>,
 }
 
 impl Way {
@@ -287,25 +297,63 @@ impl Way {
             target.strip_prefix("redis://").expect("a plain address").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("redis://{}", listener.local_addr().expect("an address"));
-        let open = Arc::new(tokio::sync::watch::Sender::new(true));
-        let state = Arc::clone(&open);
+        let traffic = Arc::new(watch::Sender::new(Traffic::Flows));
+        let state = Arc::clone(&traffic);
         let task = tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let (mut state, target) = (state.subscribe(), target.clone());
-                tokio::spawn(async move {
-                    if !*state.borrow() {
-                        return;
-                    }
-                    let Ok(mut far) = TcpStream::connect(&target).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => {}
-                        _ = state.wait_for(|open| !open) => {}
-                    }
-                });
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(Self::carry(near, target.clone(), state.subscribe()));
             }
         });
-        Self { url, open, task }
+        Self { url, traffic, task }
     }
+
+    async fn carry(mut near: TcpStream, target: String, mut traffic: watch::Receiver<Traffic>) {
+        let Ok(mut far) = TcpStream::connect(&target).await else { return };
+        loop {
+            let now = *traffic.borrow_and_update();
+            match now {
+                Traffic::Cut => return,
+                Traffic::Stands if traffic.changed().await.is_ok() => {}
+                Traffic::Stands => return,
+                Traffic::Flows => tokio::select! {
+                    _ = copy_bidirectional(&mut near, &mut far) => return,
+                    changed = traffic.changed() => if changed.is_err() { return },
+                },
+            }
+        }
+    }
+
+    fn set(&self, traffic: Traffic) {
+        self.traffic.send_replace(traffic);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_falls_silent_costs_one_time_out() {
+    let way = Way::to_redis().await;
+    let (cache, key, row) = (cache(&way.url).await, key(), Row::new(1));
+    read(&cache, &key, &row).await;
+    assert!(read(&cache, &key, &row).await.1.cache_hit);
+
+    way.set(Traffic::Stands);
+    let started = Instant::now();
+    for _ in 0..10 {
+        let (version, metadata) = read(&cache, &key, &row).await;
+        assert_eq!((version, metadata.source), (1, Source::Database));
+    }
+    cache.invalidate(&[(key.clone(), 2)]).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+
+    way.set(Traffic::Cut);
+    way.set(Traffic::Flows);
+    row.version.store(2, SeqCst);
+    until("values come from Redis again", 2 * SOON, async || {
+        let (version, metadata) = read(&cache, &key, &row).await;
+        assert_eq!(version, 2);
+        metadata.cache_hit.then_some(())
+    })
+    .await;
+    way.task.abort();
 }
 
 #[tokio::test]
@@ -318,14 +366,15 @@ async fn an_invalidation_that_redis_missed_is_made_up_for() {
     read(&through, &key, &row).await;
     assert!(read(&direct, &key, &row).await.1.cache_hit, "both see the same values");
 
-    way.open.send_replace(false);
+    way.set(Traffic::Cut);
     row.version.store(2, SeqCst);
     through.invalidate(&[(key.clone(), 2)]).await;
-    way.open.send_replace(true);
+    way.set(Traffic::Flows);
     // Until Redis has confirmed it, the process that knows better does not believe Redis.
-    for _ in 0..20 {
+    let end = Instant::now() + Duration::from_millis(1_500);
+    while Instant::now() < end {
         assert_eq!(read(&through, &key, &row).await.0, 2);
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_micros(200)).await;
     }
     until("the others hear of it", 2 * SOON, async || (read(&direct, &key, &row).await.0 == 2).then_some(()))
         .await;

@@ -1,6 +1,7 @@
 //! The whole flow in one process: from an HTTP request to the portfolio, on both logs, with and without Redis.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,9 +12,12 @@ use hashinsight::consumer;
 use hashinsight::db::WorkerTx;
 use hashinsight::event::{AggregateType, Event};
 use hashinsight::group::{LeaseMembership, Membership, MembershipError, TopicPartition};
-use hashinsight::log::Record;
+use hashinsight::log::{
+    Bounds, EventLog, FetchLimits, Fetched, LogError, Record, TopicDescription, TopicSpec,
+};
 use hashinsight::projection::{Dirty, EventHandler, Group, HandlerError};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::TestDb;
@@ -84,6 +88,19 @@ async fn reference_case(log: EventLogKind, store: Store) {
     let after = bob.portfolio_after(&moved["event_id"]).await;
     let revenue = |p: &Value| p["data"]["revenue_usd_day"].as_f64().expect("a number");
     assert!((revenue(&after) / revenue(&before) - 2.0).abs() < 1e-9);
+
+    // What the cache holds of somebody who waits for nothing is invalidated as well.
+    alice.get("/api/portfolio").await;
+    let again = bob
+        .post(
+            "/api/network/snapshots",
+            &json!({"btc_price_usd": 1000, "difficulty": 150e12, "block_height": 925002}),
+        )
+        .await;
+    applied(pipeline.bells(), async || {
+        alice.get("/api/portfolio").await["data"]["snapshot_id"] == again["snapshot_id"]
+    })
+    .await;
     pipeline.stop().await;
 }
 
@@ -122,11 +139,10 @@ async fn a_miner_given_away_leaves_the_old_portfolio() {
     pipeline.stop().await;
 }
 
-/// A handler that refuses some entities, and remembers what it applied.
+/// A handler that refuses some entities, and remembers what it tried and applied, in this order.
 #[derive(Default)]
 struct Picky {
-    applied: Mutex<Vec<String>>,
-    attempts: Mutex<Vec<String>>,
+    journal: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -136,15 +152,12 @@ impl EventHandler for Picky {
     }
 
     async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
-        for event in events {
-            let entity = event.entity_id.as_str().to_owned();
-            if entity.starts_with("poison") {
-                self.attempts.lock().expect("lock").push(entity);
-                sqlx::query("select 1 / 0").execute(tx.conn()).await?;
-            }
+        let names = events.iter().map(|e| e.entity_id.as_str());
+        if let Some(poison) = names.clone().find(|name| name.starts_with("poison")) {
+            self.journal.lock().expect("lock").push(poison.to_owned());
+            sqlx::query("select 1 / 0").execute(tx.conn()).await?;
         }
-        let mut applied = self.applied.lock().expect("lock");
-        applied.extend(events.iter().map(|e| e.entity_id.as_str().to_owned()));
+        self.journal.lock().expect("lock").extend(names.map(str::to_owned));
         Ok(Vec::new())
     }
 }
@@ -178,7 +191,7 @@ async fn member(
         consumer::partitions_of(&*log, &group, &test.config.kafka.topic_prefix).await.expect("partitions");
     consumer::register(&test.db, group.name, &partitions).await.expect("registered");
     let mut settings = test.config.consumer.clone();
-    settings.retry_backoff_ms = 5;
+    settings.retry_backoff_ms = 20;
     let context = consumer::Context {
         db: test.db.clone(),
         log,
@@ -226,12 +239,12 @@ async fn a_failing_event_blocks_its_key_only_and_becomes_a_dead_letter() {
     )
     .await;
 
-    // Applied twice in the list would be applied twice in effect: rolled back attempts are not in it, because the
-    // handler remembers after the failing statement.
-    let applied = handler.applied.lock().expect("lock").clone();
-    assert!(applied.iter().any(|e| e == "well-2"));
-    let of_sick: Vec<&String> = applied.iter().filter(|e| e.starts_with("sick")).collect();
-    assert_eq!(of_sick, ["sick-2", "sick-3"], "in order, behind the poison");
+    let journal = handler.journal.lock().expect("lock").clone();
+    let last_try = journal.iter().rposition(|e| e == "poison").expect("it was tried");
+    let behind: Vec<&String> = journal[last_try + 1..].iter().filter(|e| e.starts_with("sick")).collect();
+    assert_eq!(behind, ["sick-2", "sick-3"], "in order, and only when the poison was given up: {journal:?}");
+    let well = journal.iter().position(|e| e == "well-2").expect("applied");
+    assert!(well < last_try, "another key does not wait: {journal:?}");
     let parked: i64 = test.scalar("select count(*) from parked_event").await;
     assert_eq!(parked, 0);
     let (raw_value, raw_key, retries, class, offset): (Vec<u8>, Vec<u8>, i32, String, i64) = sqlx::query_as(
@@ -275,7 +288,7 @@ async fn bytes_that_are_no_event_become_dead_letters_and_the_rest_flows() {
         "select next_offset = 9 from consumer_offset where consumer_name = 'picky'",
     )
     .await;
-    assert_eq!(*handler.applied.lock().expect("lock"), ["good"]);
+    assert_eq!(*handler.journal.lock().expect("lock"), ["good"]);
     let letters: Vec<(i64, Option<Vec<u8>>, String)> =
         sqlx::query_as("select log_offset, raw_value, error_class from event_dlq order by log_offset")
             .fetch_all(&test.admin)
@@ -313,7 +326,7 @@ async fn a_repeated_event_is_applied_once_per_group() {
         "select next_offset = 3 from consumer_offset where consumer_name = 'picky'",
     )
     .await;
-    assert_eq!(*handler.applied.lock().expect("lock"), ["twice"]);
+    assert_eq!(*handler.journal.lock().expect("lock"), ["twice"]);
 }
 
 /// A handler whose effect is a row, in the transaction of the inbox.
@@ -394,4 +407,135 @@ async fn two_that_believe_to_own_a_partition_apply_each_event_once() {
     let claims: i64 =
         test.scalar("select owner_epoch from consumer_offset where consumer_name = 'picky'").await;
     assert!(claims >= 2, "both had it at some time: {claims}");
+}
+
+/// A log whose first fetch hands its records over only when told to.
+struct Delayed {
+    log: Arc<dyn EventLog>,
+    fetched: Notify,
+    release: Notify,
+    first: AtomicBool,
+}
+
+#[async_trait]
+impl EventLog for Delayed {
+    async fn partitions(&self, topic: &str) -> Result<i32, LogError> {
+        self.log.partitions(topic).await
+    }
+
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
+        self.log.append(topic, partition, records).await
+    }
+
+    async fn fetch(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        limits: FetchLimits,
+    ) -> Result<Fetched, LogError> {
+        let fetched = self.log.fetch(topic, partition, offset, limits).await;
+        if self.first.swap(false, Ordering::SeqCst) {
+            self.fetched.notify_one();
+            self.release.notified().await;
+        }
+        fetched
+    }
+
+    async fn bounds(&self, topic: &str, partition: i32) -> Result<Bounds, LogError> {
+        self.log.bounds(topic, partition).await
+    }
+
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
+        self.log.ensure_topics(topics).await
+    }
+
+    async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
+        self.log.describe_topics(names).await
+    }
+}
+
+/// A member that is given its partitions once, and tells when it works on none of them any more.
+struct Once {
+    given: Option<BTreeSet<TopicPartition>>,
+    idle: Arc<Notify>,
+}
+
+#[async_trait]
+impl Membership for Once {
+    fn member_id(&self) -> &str {
+        "once"
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
+    async fn heartbeat(
+        &mut self,
+        owned: &BTreeSet<TopicPartition>,
+    ) -> Result<BTreeSet<TopicPartition>, MembershipError> {
+        if let Some(given) = self.given.take() {
+            return Ok(given);
+        }
+        if owned.is_empty() {
+            self.idle.notify_one();
+        }
+        Ok(owned.clone())
+    }
+
+    fn expired(&self) -> bool {
+        false
+    }
+
+    async fn leave(&mut self) -> Result<(), MembershipError> {
+        Ok(())
+    }
+}
+
+/// Fails the test where a signal does not come.
+async fn soon<T>(signal: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), signal).await.expect("the signal comes")
+}
+
+/// A member that slept between its fetch and its batch while another took over commits nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_wakes_up_too_late_is_fenced() {
+    let test = TestDb::with_topics(1).await;
+    let log = test.log(EventLogKind::Postgres).await;
+    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
+    log.append(&topic, 0, &[record("t:u", "first", uuid::Uuid::now_v7())]).await.expect("appended");
+
+    let late = Arc::new(Picky::default());
+    let (context, partitions) = member(&test, Arc::clone(&late) as _).await;
+    let delayed = Arc::new(Delayed {
+        log: Arc::clone(&log),
+        fetched: Notify::new(),
+        release: Notify::new(),
+        first: AtomicBool::new(true),
+    });
+    let context = Arc::into_inner(context).expect("one holder");
+    let context = Arc::new(consumer::Context { log: Arc::clone(&delayed) as _, ..context });
+    let idle = Arc::new(Notify::new());
+    let once = Once { given: Some(partitions.into_iter().collect()), idle: Arc::clone(&idle) };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(consumer::run(context, Box::new(once), stop.clone()));
+    soon(delayed.fetched.notified()).await;
+
+    log.append(&topic, 0, &[record("t:u", "second", uuid::Uuid::now_v7())]).await.expect("appended");
+    let handler = Arc::new(Picky::default());
+    consume_until(
+        &test,
+        &handler,
+        "select next_offset = 2 from consumer_offset where consumer_name = 'picky'",
+    )
+    .await;
+    delayed.release.notify_one();
+    soon(idle.notified()).await;
+    stop.cancel();
+    running.await.expect("no panic").expect("clean");
+    assert!(late.journal.lock().expect("lock").is_empty(), "the fence comes before the handler");
+    let next: i64 =
+        test.scalar("select next_offset from consumer_offset where consumer_name = 'picky'").await;
+    assert_eq!(next, 2, "the offset does not go back");
 }

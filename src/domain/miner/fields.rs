@@ -1,4 +1,6 @@
-//! The fields of a miner: their names, limits, defaults, and how two states of one differ.
+//! Owns the fields of a miner: their names, limits, defaults, and how two states of one differ.
+//! Promises the same rules for every command that takes them.
+//! Called by the commands on miners.
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};

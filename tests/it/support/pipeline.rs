@@ -57,6 +57,11 @@ impl Pipeline {
         Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }
     }
 
+    /// The bells of this process.
+    pub(crate) fn bells(&self) -> &Doorbells {
+        &self.app.bells
+    }
+
     /// A client with every scope of a tenant, as one of its users.
     pub(crate) fn user(&self, tenant: &str, user: &str) -> User<'_> {
         let tenant = format!("{tenant}-{}", self.run);
