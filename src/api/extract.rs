@@ -19,9 +19,10 @@ use super::problem::Problem;
 use crate::domain::{Caller, FieldError};
 use crate::identifier::{EntityId, InvalidIdentifier, UserId};
 
-/// Rows of a page.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 200;
+/// Rows of a page unless the client says otherwise.
+pub(super) const DEFAULT_LIMIT: usize = 50;
+/// The most rows of a page.
+pub(super) const MAX_LIMIT: usize = 200;
 
 /// The object of a JSON body.
 pub(super) struct JsonObject(pub(super) Map<String, Value>);
@@ -136,11 +137,11 @@ impl Params {
         self.parsed(name, &InvalidIdentifier.to_string())
     }
 
-    /// How many rows a page has.
-    pub(super) fn limit(&self) -> Result<usize, Problem> {
+    /// How many rows a page has; `default` when the client does not say.
+    pub(super) fn limit(&self, default: usize) -> Result<usize, Problem> {
         let allowed = format!("must be an integer from 1 to {MAX_LIMIT}");
         match self.parsed("limit", &allowed)? {
-            None => Ok(DEFAULT_LIMIT),
+            None => Ok(default),
             Some(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
             Some(_) => Err(Problem::parameter("limit", allowed)),
         }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::auth::{Allowed, MinersRead, MinersWrite};
-use super::extract::{JsonObject, Page, Params, PathId, Trace};
+use super::extract::{DEFAULT_LIMIT, JsonObject, Page, Params, PathId, Trace};
 use super::problem::Problem;
 use crate::domain::miner;
 
@@ -44,7 +44,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Response, Problem> {
     let owner = params.user("owner_id")?;
-    let limit = params.limit()?;
+    let limit = params.limit(DEFAULT_LIMIT)?;
     let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = miner::list(&mut tx, owner.as_ref(), after, limit as i64 + 1).await?;
