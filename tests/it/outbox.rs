@@ -20,18 +20,23 @@ fn owner() -> UserId {
     "7".parse().expect("a user")
 }
 
-async fn append(tx: &mut TenantTx, entity: &str, n: usize) -> Uuid {
-    let user = owner();
-    let event = NewEvent {
-        kind: "miner.updated",
-        user_id: &user,
+/// An event of one entity, caused by nothing and with no key of its own.
+fn event<'a>(kind: &'a str, user_id: &'a UserId, entity: &str) -> NewEvent<'a> {
+    NewEvent {
+        kind,
+        user_id,
         entity_id: entity.parse().expect("an entity"),
-        data: json!({ "n": n }),
+        data: json!({}),
         correlation_id: None,
         causation_id: None,
         traceparent: "",
         idempotency_key: None,
-    };
+    }
+}
+
+async fn append(tx: &mut TenantTx, entity: &str, n: usize) -> Uuid {
+    let user = owner();
+    let event = NewEvent { data: json!({ "n": n }), ..event("miner.updated", &user, entity) };
     outbox::append(tx, event).await.expect("appended")
 }
 
@@ -293,45 +298,27 @@ async fn a_poll_uses_the_indexes() {
 async fn an_idempotency_key_is_unique_in_its_tenant() {
     let test = TestDb::new().await;
     let user = owner();
-    let event = || NewEvent {
-        kind: "miner.updated",
-        user_id: &user,
-        entity_id: "m".parse().expect("an entity"),
-        data: json!({}),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: "",
-        idempotency_key: Some("once"),
-    };
+    let keyed = || NewEvent { idempotency_key: Some("once"), ..event("miner.updated", &user, "m") };
     let mut tx = test.db.tenant(&tenant()).await.expect("begin");
-    outbox::append(&mut tx, event()).await.expect("the first");
+    outbox::append(&mut tx, keyed()).await.expect("the first");
     tx.commit().await.expect("commit");
     let mut tx = test.db.tenant(&tenant()).await.expect("begin");
-    assert!(matches!(outbox::append(&mut tx, event()).await, Err(AppendError::Duplicate)));
+    assert!(matches!(outbox::append(&mut tx, keyed()).await, Err(AppendError::Duplicate)));
     let mut tx = test.db.tenant(&"other".parse().expect("a tenant")).await.expect("begin");
-    outbox::append(&mut tx, event()).await.expect("another tenant's");
+    outbox::append(&mut tx, keyed()).await.expect("another tenant's");
 }
 
 #[tokio::test]
 async fn append_refuses_what_would_be_lost_or_unroutable() {
     let test = TestDb::new().await;
     let user = owner();
-    let event = |kind| NewEvent {
-        kind,
-        user_id: &user,
-        entity_id: "m".parse().expect("an entity"),
-        data: json!({}),
-        correlation_id: None,
-        causation_id: None,
-        traceparent: "",
-        idempotency_key: None,
-    };
+    let of_kind = |kind| event(kind, &user, "m");
     let mut tx = test.db.tenant(&tenant()).await.expect("begin");
-    assert!(matches!(outbox::append(&mut tx, event("billing.paid")).await, Err(AppendError::Kind(_))));
+    assert!(matches!(outbox::append(&mut tx, of_kind("billing.paid")).await, Err(AppendError::Kind(_))));
     let mut tx = test.db.tenant(&tenant()).await.expect("begin");
     sqlx::query("set local synchronous_commit = off").execute(tx.conn()).await.expect("set");
     assert!(matches!(
-        outbox::append(&mut tx, event("miner.updated")).await,
+        outbox::append(&mut tx, of_kind("miner.updated")).await,
         Err(AppendError::AsynchronousCommit)
     ));
 }
