@@ -31,11 +31,19 @@ $$;
 grant usage, create on schema public to hi_owner;
 grant usage on schema public to hi_app, hi_worker;
 
+-- A publication belongs to a database, and to make one takes the right to create there.
+do $$
+begin
+    execute format('grant create on database %I to hi_owner', current_database());
+end
+$$;
+
 do $$
 begin
     if exists (select from pg_roles where rolname = 'hi_backup') then
         grant usage on schema public to hi_backup;
         execute 'alter default privileges for role hi_owner in schema public grant select on tables to hi_backup';
+        execute 'alter default privileges for role hi_owner in schema public grant select on sequences to hi_backup';
     end if;
 end
 $$;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing::{debug, info};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, RedisConfig};
 use crate::identifier::{TenantId, UserId};
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
@@ -127,6 +127,11 @@ pub struct Cache {
 /// The data is whole after every statement, so a panic elsewhere under the lock does no harm.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The version of the Redis of a configuration, asked once.
+pub async fn probe(url: &str, config: &RedisConfig) -> Result<String, String> {
+    redis::probe(url, Duration::from_millis(config.command_timeout_ms)).await
 }
 
 impl Cache {

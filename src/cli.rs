@@ -7,6 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::EventSource;
+
+mod bench;
+
+pub use bench::{Bench, BenchCommand, Case, PublishBench, Source};
+
 /// Bitcoin-mining portfolios, current in real time.
 #[derive(Debug, Parser)]
 #[command(name = "hashinsight", version, propagate_version = true, arg_required_else_help = true)]
@@ -26,19 +32,29 @@ pub enum Command {
     /// Serve the HTTP API.
     Serve,
     /// Publish committed events from the outbox to the log.
-    Publish,
+    Publish(Publish),
     /// Run one consumer group.
     Consume(Consume),
     /// Run every role in one process, on PostgreSQL alone where no broker is configured.
     Standalone(Standalone),
     /// Create or show the topics.
     Topics(Topics),
+    /// Create, show or drop the replication slot that keeps what was not published yet.
+    Slot(Slot),
+    /// Show or register the Debezium connector, which can publish in place of `publish`.
+    Connector(Connector),
+    /// Check every dependency, role, policy, slot, topic, version and clock; each failure names its remedy.
+    Doctor(Json),
     /// Show how far each group is behind the log.
     Lag(Lag),
+    /// Hand dead letters over again: events that could not be published.
+    Replay(Replay),
     /// Show the effective configuration and where each value comes from; secrets are masked.
     Config(Json),
     /// Issue tokens.
     Token(Token),
+    /// Measure this build against its peers on the services that are configured.
+    Bench(Bench),
 }
 
 /// Arguments of `migrate`.
@@ -49,6 +65,23 @@ pub struct Migrate {
     pub status: bool,
     #[command(flatten)]
     pub json: Json,
+}
+
+/// Arguments of `publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// Where events are read: the outbox table, or the write-ahead log; overrides publisher.source.
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<EventSource>,
+    /// Repair the cursor of a restored or moved database and end: what was not published is published again.
+    #[arg(long)]
+    pub rebase: bool,
+    /// With --rebase: the transaction ids are the same as before, which pg_upgrade alone promises.
+    #[arg(long, requires = "rebase")]
+    pub xids_preserved: bool,
+    /// With --rebase: print one JSON document.
+    #[arg(long, requires = "rebase")]
+    pub json: bool,
 }
 
 /// Arguments of `consume`.
@@ -89,12 +122,102 @@ pub enum TopicsCommand {
     Describe(Json),
 }
 
+/// Arguments of `slot`.
+#[derive(Debug, Args)]
+pub struct Slot {
+    #[command(subcommand)]
+    pub command: SlotCommand,
+}
+
+/// What to do with a replication slot.
+#[derive(Debug, Subcommand)]
+pub enum SlotCommand {
+    /// Create it; waits for transactions that are open now.
+    Create(SlotChoice),
+    /// Show its state, what it holds back, and who reads it.
+    Show(SlotChoice),
+    /// Drop it.
+    Drop(SlotDrop),
+}
+
+/// Whose slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SlotReader {
+    /// Our own publisher's: wal.slot.
+    Wal,
+    /// The Debezium connector's.
+    Debezium,
+}
+
+/// Which slot, and how to print.
+#[derive(Debug, Args)]
+pub struct SlotChoice {
+    /// Whose slot.
+    #[arg(long, value_enum, value_name = "READER", default_value = "wal")]
+    pub slot: SlotReader,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `slot drop`.
+#[derive(Debug, Args)]
+pub struct SlotDrop {
+    #[command(flatten)]
+    pub choice: SlotChoice,
+    /// End a reader of ours that holds it.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `connector`.
+#[derive(Debug, Args)]
+pub struct Connector {
+    #[command(subcommand)]
+    pub command: ConnectorCommand,
+}
+
+/// What to do with the connector.
+#[derive(Debug, Subcommand)]
+pub enum ConnectorCommand {
+    /// Print its name and settings as JSON.
+    Print,
+    /// Register it with Kafka Connect, or change its settings there, and wait until it runs.
+    Register,
+    /// Show whether it runs, and what differs from the settings that would be registered.
+    Status(Json),
+}
+
 /// Arguments of `lag`.
 #[derive(Debug, Args)]
 pub struct Lag {
     /// Only this group.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Whose dead letters.
+    #[arg(long, value_name = "NAME", value_parser = [crate::dead_letter::PUBLISHER])]
+    pub consumer: String,
+    /// Only those that died within so many hours.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(i32).range(1..=87_600))]
+    pub hours: i32,
+    /// Only events of this kind, such as miner.added.
+    #[arg(long, value_name = "KIND")]
+    pub event_kind: Option<String>,
+    /// At most so many, the oldest first.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    pub limit: i64,
+    /// At most so many a second.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: Option<u32>,
+    /// Only say how many there are.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub json: Json,
 }

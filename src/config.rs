@@ -10,9 +10,11 @@ use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+mod kafka;
 mod load;
 
-pub use load::{Loaded, Origin, kept_secret, load, load_from, mask_userinfo};
+pub use kafka::SaslMechanism;
+pub use load::{Loaded, Origin, executable, kept_secret, load, load_from, mask_userinfo};
 
 /// The documented defaults, embedded in the binary.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -31,6 +33,8 @@ pub struct Config {
     pub event_log: EventLogConfig,
     pub outbox: OutboxConfig,
     pub publisher: PublisherConfig,
+    pub wal: WalConfig,
+    pub debezium: DebeziumConfig,
     pub consumer: ConsumerConfig,
     pub group: GroupConfig,
     pub cache: CacheConfig,
@@ -66,7 +70,15 @@ impl RedisConfig {
 #[derive(Debug, Clone, Deserialize)]
 pub struct KafkaConfig {
     pub brokers: String,
+    connect_url: String,
     pub topic_prefix: String,
+    pub tls: bool,
+    pub tls_ca_file: String,
+    pub tls_cert_file: String,
+    pub tls_key_file: String,
+    sasl_mechanism: String,
+    pub sasl_username: String,
+    pub sasl_password: SecretString,
     pub compression: Compression,
     pub partitions: i32,
     pub replication_factor: i16,
@@ -76,6 +88,11 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// The address of Kafka Connect, when there is one.
+    pub fn connect_url(&self) -> Option<&str> {
+        Some(self.connect_url.as_str()).filter(|url| !url.is_empty())
+    }
+
     /// The brokers as `host:port`, empty when Kafka is not configured.
     pub fn broker_list(&self) -> Vec<String> {
         self.brokers.split(',').map(str::trim).filter(|b| !b.is_empty()).map(str::to_owned).collect()
@@ -106,12 +123,45 @@ pub struct EventLogConfig {
 #[derive(Debug, Clone, Deserialize)]
 pub struct OutboxConfig {
     pub partitions_ahead_days: u32,
+    pub retention_days: u32,
+    pub idempotency_retention_days: u32,
+}
+
+/// Where the publisher reads the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EventSource {
+    /// From the table.
+    Poll,
+    /// From the write-ahead log, through a replication slot.
+    Wal,
+    /// Not at all: the Debezium connector does, and the cursor follows it.
+    Debezium,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct PublisherConfig {
+    pub source: EventSource,
     pub poll_interval_ms: u64,
     pub batch_size: u32,
+    pub lane_patience_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct WalConfig {
+    database_url: SecretString,
+    pub slot: String,
+    pub status_interval_ms: u64,
+    pub silence_timeout_ms: u64,
+    pub retained_alarm_mb: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct DebeziumConfig {
+    pub slot: String,
+    pub database_url: SecretString,
+    /// A reference such as `${env:NAME}`: what it stands for is known to Connect alone.
+    pub password: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -123,6 +173,7 @@ pub struct ConsumerConfig {
     pub retry_backoff_ms: u64,
     pub statement_timeout_ms: u64,
     pub lock_timeout_ms: u64,
+    pub inbox_retention_days: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -250,25 +301,63 @@ impl Config {
         }
     }
 
+    /// The address that replication uses: a login with the attribute REPLICATION.
+    pub fn wal_database_url(&self) -> Result<&str, ConfigError> {
+        match self.wal.database_url.expose_secret() {
+            "" => self.database_url(),
+            url => Ok(url),
+        }
+    }
+
+    /// What is kept for the sake of something else outlives it.
+    fn check_retention(&self) -> Result<(), ConfigError> {
+        let outbox = self.outbox.retention_days;
+        if matches!(self.event_log_kind(true), Ok(EventLogKind::Postgres)) {
+            let (least, why) = (self.event_log.retention_days + 7, "event_log.retention_days + 7");
+            at_least("outbox.retention_days", outbox, least, why)?;
+        }
+        let keys = self.outbox.idempotency_retention_days;
+        at_least("outbox.idempotency_retention_days", keys, outbox + 1, "outbox.retention_days + 1")?;
+        let inbox = self.consumer.inbox_retention_days;
+        at_least("consumer.inbox_retention_days", inbox, outbox + 24, "outbox.retention_days - 7 + 31")
+    }
+
+    /// The database as Kafka Connect reaches it; `None` when no address is configured at all.
+    pub fn debezium_database_url(&self) -> Option<&str> {
+        let urls = [&self.debezium.database_url, &self.database.url];
+        urls.into_iter().map(ExposeSecret::expose_secret).find(|url| !url.is_empty())
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         one_of("event_log.kind", &self.event_log.kind, &["", "kafka", "postgres"])?;
         one_of("log.format", &self.log.format, &["", "text", "json"])?;
         if !self.metrics.bind.is_empty() && self.metrics.bind().is_none() {
             return Err(bad("metrics.bind", &self.metrics.bind, "address:port such as 127.0.0.1:9100"));
         }
-        let url = self.database.url.expose_secret();
-        if !url.is_empty() && !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(ConfigError(
-                "database.url must start with postgres:// or postgresql:// (the value is not shown)"
-                    .to_owned(),
-            ));
+        database_address("database.url", &self.database.url)?;
+        database_address("wal.database_url", &self.wal.database_url)?;
+        let slot = &self.wal.slot;
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if slot.is_empty() || slot.len() > 63 || !slot.chars().all(legal) {
+            return Err(bad("wal.slot", slot, "1 to 63 of lower-case letters, digits and '_'"));
         }
+        let (status, silence) = (self.wal.status_interval_ms, self.wal.silence_timeout_ms);
+        within("wal.status_interval_ms", status, 10, 10_000)?;
+        if silence < 2 * status || silence > 600_000 {
+            let allowed = format!("{} to 600000, at least twice wal.status_interval_ms", 2 * status);
+            return Err(bad("wal.silence_timeout_ms", silence, &allowed));
+        }
+        within("wal.retained_alarm_mb", self.wal.retained_alarm_mb, 1, 1_000_000_000)?;
+        database_address("debezium.database_url", &self.debezium.database_url)?;
+        self.kafka.connect_url().map_or(Ok(()), check_connect_url)?;
+        check_debezium(&self.debezium)?;
         for broker in self.kafka.broker_list() {
             let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
             if port.is_none_or(|port| port.parse::<u16>().is_err()) {
                 return Err(bad("kafka.brokers", &broker, "host:port, several separated by commas"));
             }
         }
+        self.kafka.check_access()?;
         let prefix = &self.kafka.topic_prefix;
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if prefix.is_empty() || prefix.len() > 200 || !prefix.chars().all(legal) {
@@ -291,8 +380,11 @@ impl Config {
         within("kafka.metadata_timeout_ms", self.kafka.metadata_timeout_ms, 10, 600_000)?;
         within("event_log.retention_days", self.event_log.retention_days, 1, 3_650)?;
         within("outbox.partitions_ahead_days", self.outbox.partitions_ahead_days, 1, 60)?;
+        within("outbox.retention_days", self.outbox.retention_days, 8, 3_650)?;
+        within("outbox.idempotency_retention_days", self.outbox.idempotency_retention_days, 9, 3_650)?;
         within("publisher.poll_interval_ms", self.publisher.poll_interval_ms, 1, 3_600_000)?;
         within("publisher.batch_size", self.publisher.batch_size, 1, 100_000)?;
+        within("publisher.lane_patience_ms", self.publisher.lane_patience_ms, 10, 3_600_000)?;
         within("consumer.batch_size", self.consumer.batch_size, 1, 10_000)?;
         within("consumer.fetch_max_bytes", self.consumer.fetch_max_bytes, 1_024, 52_428_800)?;
         within("consumer.fetch_max_wait_ms", self.consumer.fetch_max_wait_ms, 1, 30_000)?;
@@ -300,6 +392,9 @@ impl Config {
         within("consumer.retry_backoff_ms", self.consumer.retry_backoff_ms, 1, 3_600_000)?;
         within("consumer.statement_timeout_ms", self.consumer.statement_timeout_ms, 10, 600_000)?;
         within("consumer.lock_timeout_ms", self.consumer.lock_timeout_ms, 1, 600_000)?;
+        // Less, and the API would call an event pending that was applied and forgotten.
+        within("consumer.inbox_retention_days", self.consumer.inbox_retention_days, 38, 3_650)?;
+        self.check_retention()?;
         within("group.renew_interval_ms", self.group.renew_interval_ms, 10, 60_000)?;
         within("cache.portfolio_fresh_seconds", self.cache.portfolio_fresh_seconds, 1, 86_400)?;
         within("cache.memory_max_entries", self.cache.memory_max_entries, 1, 100_000_000)?;
@@ -326,6 +421,39 @@ impl Config {
     }
 }
 
+fn database_address(key: &str, url: &SecretString) -> Result<(), ConfigError> {
+    let url = url.expose_secret();
+    if url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(());
+    }
+    Err(ConfigError(format!("{key} must start with postgres:// or postgresql:// (the value is not shown)")))
+}
+
+fn check_connect_url(url: &str) -> Result<(), ConfigError> {
+    let host = url.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
+    if host.is_none_or(|host| host.is_empty() || host.contains(['@', '?', '#'])) {
+        return Err(bad("kafka.connect_url", mask_userinfo(url), "http://host:port"));
+    }
+    Ok(())
+}
+
+fn check_debezium(config: &DebeziumConfig) -> Result<(), ConfigError> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !(1..=63).contains(&config.slot.len()) || !config.slot.chars().all(legal) {
+        return Err(bad("debezium.slot", &config.slot, "1 to 63 of lower-case letters, digits and '_'"));
+    }
+    let reference = config.password.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    if reference.is_none_or(|name| !name.contains(':')) {
+        return Err(ConfigError(
+            "debezium.password must be a reference that Kafka Connect resolves, such as \
+             ${env:HASHINSIGHT_DEBEZIUM_PASSWORD} or ${file:/run/secrets/debezium.properties:password} (the value is \
+             not shown)"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 fn bad(key: &str, value: impl fmt::Display, allowed: &str) -> ConfigError {
     ConfigError(format!("{key} = {value:?} is not allowed: {allowed}", value = value.to_string()))
 }
@@ -343,6 +471,13 @@ fn within<T: PartialOrd + fmt::Display>(key: &str, value: T, low: T, high: T) ->
         return Ok(());
     }
     Err(bad(key, value, &format!("{low} to {high}")))
+}
+
+fn at_least(key: &str, value: u32, least: u32, why: &str) -> Result<(), ConfigError> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(bad(key, value, &format!("at least {least} ({why})")))
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 use crate::config::{Config, ConfigError, mask_userinfo};
 use crate::identifier::TenantId;
 
+mod protection;
+
+pub use protection::{Complaint, Protection, Subject};
+
 /// The name every connection of ours carries: takeover may end a backend only under this prefix.
 pub const APPLICATION_NAME: &str = "hashinsight";
 
@@ -45,7 +49,9 @@ const BEGIN_TENANT: &str = "begin; set local role hi_app";
 
 /// Begins a transaction of the owner. Its locks are asked for briefly: a writer queued behind a waiting schema change
 /// would wait as well.
-const BEGIN_OWNER: &str = "begin; set local role hi_owner; set local lock_timeout = 200";
+/// A look after a lock must see what was committed before the lock was granted, whatever the login's default isolation.
+const BEGIN_OWNER: &str =
+    "begin isolation level read committed; set local role hi_owner; set local lock_timeout = 200";
 
 /// The options of a connection: our name, and limits that free what a lost client would hold.
 pub fn connect_options(config: &Config) -> Result<PgConnectOptions, DbError> {
@@ -127,6 +133,14 @@ impl Db {
         PgConnection::connect_with(&self.options).await
     }
 
+    /// As [`Db::session`], with the rights of the pipeline and settings of its own: for statements that are their own
+    /// transaction. A process that is frozen between two of them leaves no lock behind.
+    pub async fn worker_session(&self, settings: &[(&str, &str)]) -> Result<PgConnection, sqlx::Error> {
+        let limits = [("role", "hi_worker"), ("statement_timeout", "10000"), ("lock_timeout", "1000")];
+        let options = self.options.clone().options(limits).options(settings.iter().copied());
+        PgConnection::connect_with(&options).await
+    }
+
     /// A pool of one connection, so that wake-ups never queue behind work.
     pub fn side_pool(&self) -> PgPool {
         PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone())
@@ -142,56 +156,15 @@ impl Db {
         self.pool.close().await;
     }
 
-    /// The protection of tenants is checked in the catalogue, because a table that lost it works
-    /// like any other, for everybody.
+    /// Refuses a database whose catalogue says that tenants are not kept apart.
     async fn assert_ready(&self) -> Result<(), DbError> {
-        let migrated: bool = sqlx::query_scalar("select to_regclass('event_outbox') is not null")
-            .fetch_one(&self.pool)
-            .await?;
-        if !migrated {
-            return Err(DbError::Schema(
-                "the database has no schema yet: run `hashinsight migrate`".to_owned(),
-            ));
-        }
-        let unprotected: Option<String> = sqlx::query_scalar(
-            "select string_agg(c.relname, ', ' order by c.relname) from pg_class c \
-             join pg_attribute a on a.attrelid = c.oid and a.attname = 'tenant_id' and not a.attisdropped \
-             where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') \
-             and not (c.relrowsecurity and c.relforcerowsecurity)",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        if let Some(tables) = unprotected {
-            return Err(DbError::Schema(format!(
-                "row-level security is not forced on {tables}: run `hashinsight migrate`, or \
-                 `alter table ... force row level security` as the owner"
-            )));
-        }
-        let too_strong: Option<String> = sqlx::query_scalar(
-            "select string_agg(rolname, ', ') from pg_roles \
-             where rolname in ('hi_app', 'hi_worker', 'hi_owner') and (rolsuper or rolbypassrls)",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        if let Some(roles) = too_strong {
-            return Err(DbError::Schema(format!(
-                "the roles {roles} bypass row-level security: `alter role ... nosuperuser nobypassrls`"
-            )));
-        }
-        let may_switch: bool = sqlx::query_scalar(
-            "select coalesce(bool_and(pg_has_role(current_user, oid, 'member')), false) from pg_roles \
-             where rolname in ('hi_app', 'hi_worker', 'hi_owner')",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        if !may_switch {
-            return Err(DbError::Schema(
-                "the login of DATABASE_URL is no member of hi_app, hi_worker and hi_owner: `grant hi_app, \
-                 hi_worker, hi_owner to <login>`"
-                    .to_owned(),
-            ));
-        }
-        Ok(())
+        let mut conn = self.pool.acquire().await?;
+        let protection = Protection::read(&mut conn).await?;
+        protection
+            .complaints()
+            .into_iter()
+            .next()
+            .map_or(Ok(()), |wrong| Err(DbError::Schema(wrong.to_string())))
     }
 }
 
@@ -284,6 +257,11 @@ impl OwnerTx {
     /// Commits.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.tx.commit().await
+    }
+
+    /// Rolls back and waits for it, so that locks are gone when this returns.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.tx.rollback().await
     }
 }
 

@@ -12,6 +12,9 @@ use crate::log::Record;
 /// Longest error message kept, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
 
+/// The name under which events that could not be published are dead letters; their offset is the outbox position.
+pub const PUBLISHER: &str = "publisher";
+
 /// Where a record stands in the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
@@ -71,6 +74,99 @@ pub async fn bury(
     .bind(storable_text(cause.message))
     .bind(cause.attempts)
     .bind(cause.first_failed_at)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// A dead letter that somebody asked to be replayed.
+#[derive(Debug)]
+pub struct Letter {
+    pub id: Uuid,
+    pub topic: String,
+    pub record: Record,
+}
+
+/// What became of a replay.
+#[derive(Debug)]
+pub enum Replayed {
+    Resolved,
+    /// It failed again, for this reason.
+    Dead(String),
+}
+
+/// What [`to_replay`] reads: id, topic, key, value, headers, time of the event.
+type LetterRow = (Uuid, String, Option<Vec<u8>>, Option<Vec<u8>>, Value, DateTime<Utc>);
+
+/// The dead letters of a group that wait to be replayed, the oldest first.
+pub async fn to_replay(conn: &mut PgConnection, group: &str, limit: i64) -> Result<Vec<Letter>, sqlx::Error> {
+    let rows: Vec<LetterRow> = sqlx::query_as(
+        "select id, topic, raw_key, raw_value, headers, \
+         coalesce((payload ->> 'occurred_at')::timestamptz, created_at) \
+         from event_dlq where consumer_name = $1 and status = 'replaying' order by created_at, log_offset limit $2",
+    )
+    .bind(group)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    let letter = |(id, topic, key, value, headers, timestamp): LetterRow| {
+        let record = Record { key, value, headers: headers_from_json(&headers), timestamp };
+        Letter { id, topic, record }
+    };
+    Ok(rows.into_iter().map(letter).collect())
+}
+
+/// Which dead letters to replay.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter<'a> {
+    pub group: &'a str,
+    pub kind: Option<&'a str>,
+    /// Not older than so many hours.
+    pub hours: i32,
+    pub limit: i64,
+}
+
+/// The dead letters that a filter meets, the oldest first.
+pub async fn matching(conn: &mut PgConnection, filter: Filter<'_>) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select id from event_dlq where consumer_name = $1 and status = 'dead' and event_kind is not distinct from \
+         coalesce($2, event_kind) and created_at >= now() - make_interval(hours => $3) \
+         order by created_at, log_offset limit $4",
+    )
+    .bind(filter.group)
+    .bind(filter.kind)
+    .bind(filter.hours)
+    .bind(filter.limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Asks for a dead letter to be replayed. `false`: it is not dead any more.
+pub async fn ask_for_replay(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
+    let asked = sqlx::query("update event_dlq set status = 'replaying' where id = $1 and status = 'dead'")
+        .bind(id)
+        .execute(conn)
+        .await?
+        .rows_affected();
+    Ok(asked == 1)
+}
+
+/// Writes down what became of a replay; a letter that is not being replayed any more stays as it is.
+pub async fn replayed(conn: &mut PgConnection, id: Uuid, outcome: &Replayed) -> Result<(), sqlx::Error> {
+    let message = match outcome {
+        Replayed::Resolved => None,
+        Replayed::Dead(message) => Some(storable_text(message)),
+    };
+    sqlx::query(
+        "update event_dlq set status = case when $2::text is null then 'resolved' else 'dead' end, \
+         resolved_at = case when $2::text is null then statement_timestamp() end, \
+         error_message = coalesce($2, error_message), \
+         retry_count = retry_count + case when $2::text is null then 0 else 1 end, \
+         last_failed_at = case when $2::text is null then last_failed_at else statement_timestamp() end \
+         where id = $1 and status = 'replaying'",
+    )
+    .bind(id)
+    .bind(message)
     .execute(conn)
     .await
     .map(drop)

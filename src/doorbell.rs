@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -46,10 +47,17 @@ impl Bell {
 
 #[derive(Debug)]
 struct Line {
-    /// Counts rings, so that a listener armed before it looked cannot miss one.
-    rung: watch::Sender<u64>,
+    rung: watch::Sender<Rings>,
     /// Wakes the task that tells the other processes.
     outward: Notify,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Rings {
+    /// Counted, so that a listener armed before it looked cannot miss one.
+    count: u64,
+    /// When another process was heard last.
+    elsewhere: Option<Instant>,
 }
 
 /// The bells of one process. Cheap to clone.
@@ -62,14 +70,14 @@ pub struct Doorbells {
 
 impl Default for Doorbells {
     fn default() -> Self {
-        let line = || Line { rung: watch::Sender::new(0), outward: Notify::new() };
+        let line = || Line { rung: watch::Sender::default(), outward: Notify::new() };
         Self { lines: Arc::new([line(), line(), line()]), process: uuid::Uuid::now_v7().to_string().into() }
     }
 }
 
 /// A listener. Arm it, look for work, and only then wait.
 #[derive(Debug)]
-pub struct Listener(watch::Receiver<u64>);
+pub struct Listener(watch::Receiver<Rings>);
 
 impl Listener {
     /// Forgets rings so far: what they announced is seen by a look that comes after.
@@ -85,6 +93,13 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether a process that rang gathers what it has to announce since: until it rings again, look by yourself.
+    pub fn is_muffled(&self) -> bool {
+        self.0.borrow().elsewhere.is_some_and(|heard| heard.elapsed() < GATHER)
+    }
+}
+
 impl Doorbells {
     fn line(&self, bell: Bell) -> &Line {
         &self.lines[bell as usize]
@@ -93,7 +108,7 @@ impl Doorbells {
     /// Rings here at once and elsewhere soon. Never waits.
     pub fn ring(&self, bell: Bell) {
         let line = self.line(bell);
-        line.rung.send_modify(|n| *n += 1);
+        line.rung.send_modify(|rings| rings.count += 1);
         line.outward.notify_one();
     }
 
@@ -144,14 +159,17 @@ impl Doorbells {
         listener.listen_all(Bell::ALL.map(Bell::channel)).await?;
         // What was rung before we listened is not known: everybody looks once.
         for bell in Bell::ALL {
-            self.line(bell).rung.send_modify(|n| *n += 1);
+            self.line(bell).rung.send_modify(|rings| rings.count += 1);
         }
         while let Some(notification) = listener.try_recv().await? {
             if notification.payload() == &*self.process {
                 continue;
             }
             for bell in Bell::ALL.into_iter().filter(|b| b.channel() == notification.channel()) {
-                self.line(bell).rung.send_modify(|n| *n += 1);
+                self.line(bell).rung.send_modify(|rings| {
+                    rings.count += 1;
+                    rings.elsewhere = Some(Instant::now());
+                });
             }
         }
         Ok(())

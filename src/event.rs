@@ -36,6 +36,22 @@ pub mod kind {
     pub const NETWORK_SNAPSHOT: &str = "network.snapshot";
 }
 
+/// The headers of a record, in the order of the wire: alphabetical.
+pub mod header {
+    /// The event's id.
+    pub const ID: &str = "id";
+    /// The outbox position: larger is later within one aggregate.
+    pub const POSITION: &str = "position";
+    /// The tenant.
+    pub const TENANT_ID: &str = "tenantId";
+    /// W3C trace context; empty when there is none.
+    pub const TRACEPARENT: &str = "traceparent";
+    /// The kind.
+    pub const TYPE: &str = "type";
+    /// The version of the envelope.
+    pub const VERSION: &str = "version";
+}
+
 /// What an event is about in the large; decides the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AggregateType {

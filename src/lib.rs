@@ -15,7 +15,8 @@
 //! | event, economics | identifier |
 //! | domain | event, economics, outbox, frame |
 //! | outbox | event, frame |
-//! | publisher | outbox, log, frame |
+//! | publisher | outbox, log, dead_letter, event, frame |
+//! | connector | event, outbox, frame |
 //! | log, group | frame |
 //! | consumer | log, group, inbox, dead_letter, projection, cache, event, frame |
 //! | inbox, dead_letter | event, log (the record), frame |
@@ -44,6 +45,7 @@ pub mod economics;
 pub mod domain;
 pub mod outbox;
 pub mod publisher;
+pub mod connector;
 pub mod log;
 pub mod group;
 pub mod consumer;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hashinsight::cli::{Cli, Command, TokenCommand, TopicsCommand};
+use hashinsight::cli::{BenchCommand, Cli, Command, ConnectorCommand, TokenCommand, TopicsCommand};
 use hashinsight::config::{self, ConfigError, Loaded};
 use hashinsight::db::DbError;
 use hashinsight::role;
@@ -19,7 +19,11 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error.into()),
     };
+    // Two providers in one build would leave the choice to a panic. An error says that one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     telemetry::init(loaded.config.log.format());
+    // Nothing, unless this is a build for tests.
+    let _fail_points = fail::FailScenario::setup();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
@@ -31,18 +35,32 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
-    let Loaded { config, origins } = loaded;
+    let Loaded { config, origins, file } = loaded;
     match command {
+        Command::Bench(args) => match args.command {
+            BenchCommand::Publish(args) => role::bench::publish(config, &origins, file, args).await,
+        },
         Command::Migrate(args) => role::migrate::run(&config, args.status, args.json.json).await,
         Command::Serve => role::serve::run(config).await,
-        Command::Publish => role::publish::run(config).await,
+        Command::Publish(args) if args.rebase => {
+            role::publish::rebase(&config, args.xids_preserved, args.json).await
+        }
+        Command::Publish(args) => role::publish::run(config, args.source).await,
         Command::Consume(args) => role::consume::run(config, &args.group).await,
         Command::Standalone(args) => role::standalone::run(config, &args).await,
         Command::Topics(args) => match args.command {
             TopicsCommand::Ensure(json) => role::topics::run_ensure(&config, json.json).await,
             TopicsCommand::Describe(json) => role::topics::run_describe(&config, json.json).await,
         },
+        Command::Slot(args) => role::slot::run(&config, &args.command).await,
+        Command::Connector(args) => match args.command {
+            ConnectorCommand::Print => role::connector::run_print(&config),
+            ConnectorCommand::Register => role::connector::run_register(&config).await,
+            ConnectorCommand::Status(json) => role::connector::run_status(&config, json.json).await,
+        },
+        Command::Doctor(json) => role::doctor::run(&config, json.json).await,
         Command::Lag(args) => role::lag::run(&config, args.group.as_deref(), args.json.json).await,
+        Command::Replay(args) => role::replay::run(&config, &args).await,
         Command::Config(json) => role::config::run(&origins, json.json),
         Command::Token(args) => match args.command {
             TokenCommand::Jwt(jwt) => role::token::jwt(&config, &jwt),

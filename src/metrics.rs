@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 
 const STAGE_LATENCY: &str = "hashinsight_stage_latency_seconds";
@@ -14,6 +14,9 @@ const EVENTS_DUPLICATE: &str = "hashinsight_events_duplicate_total";
 const FENCED_COMMITS: &str = "hashinsight_fenced_commits_total";
 const RETRIES: &str = "hashinsight_retries_total";
 const CACHE_REQUESTS: &str = "hashinsight_cache_requests_total";
+const OUTBOX_BACKLOG: &str = "hashinsight_outbox_backlog";
+const OUTBOX_OLDEST: &str = "hashinsight_outbox_oldest_seconds";
+const SLOT_RETAINED: &str = "hashinsight_slot_retained_bytes";
 const HTTP_DURATION: &str = "http_request_duration_seconds";
 
 /// Upper bounds of the histograms in seconds: from a commit next door to an outage.
@@ -41,15 +44,27 @@ pub fn listen(address: SocketAddr) -> Result<impl Future<Output = anyhow::Result
     Ok(async move { exporter.await.map_err(|e| anyhow::anyhow!("metrics listener: {e:?}")) })
 }
 
-/// How long an event took from its write to the end of a stage: `write_to_log` or `write_to_visible`.
-/// `group` is empty for a stage that has none.
+/// How long an event took from its write to the end of a stage of a group.
 pub fn stage_latency(stage: &'static str, group: &str, seconds: f64) {
     histogram!(STAGE_LATENCY, "stage" => stage, "group" => group.to_owned()).record(seconds.max(0.0));
 }
 
-/// Events handed to the log.
-pub fn events_published(topic: &str, count: usize) {
-    counter!(EVENTS_PUBLISHED, "topic" => topic.to_owned()).increment(count as u64);
+/// Events handed to the log, each with the time since its write.
+pub fn events_published(topic: &str, seconds_since_write: impl ExactSizeIterator<Item = f64>) {
+    counter!(EVENTS_PUBLISHED, "topic" => topic.to_owned()).increment(seconds_since_write.len() as u64);
+    let latency = histogram!(STAGE_LATENCY, "stage" => "write_to_log", "group" => "");
+    seconds_since_write.for_each(|seconds| latency.record(seconds.max(0.0)));
+}
+
+/// Events that are committed and not published, those kept back among them, and the age of the oldest.
+pub fn outbox_backlog(events: i64, oldest_seconds: f64) {
+    gauge!(OUTBOX_BACKLOG).set(events as f64);
+    gauge!(OUTBOX_OLDEST).set(oldest_seconds);
+}
+
+/// Write-ahead log that is kept for a replication slot.
+pub fn slot_retained_bytes(slot: &str, bytes: u64) {
+    gauge!(SLOT_RETAINED, "slot" => slot.to_owned()).set(bytes as f64);
 }
 
 /// Events a group applied for the first time.

@@ -1,28 +1,54 @@
 //! Owns the way from the outbox to the log.
 //! Promises that every committed event is appended at least once, and per aggregate in order of first occurrence.
 //! Called by the roles `publish` and `standalone`.
+//!
+//! ```text
+//!  outbox ──► source ──► lanes, one append in flight each ──► log
+//!               ▲          │ failing for long: outbox_stuck    │ never taken: event_dlq
+//!               └── keep ◄─┴── settled, in the order read ◄────┘
+//! ```
+//!
+//! The source is the table ([`poll`]) or the write-ahead log ([`follow`]). The log in PostgreSQL needs no lanes: it takes
+//! a page in the transaction of the cursor.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
-use futures_util::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::db::Db;
-use crate::doorbell::{Bell, Doorbells};
-use crate::log::{EventLog, LogError, Record, partition_of};
-use crate::metrics;
-use crate::outbox::{Leadership, LeadershipError, OutboxRow, Page, Reader};
+use crate::doorbell::Doorbells;
+use crate::lifecycle::Lifecycle;
+use crate::log::{EventLog, LogError};
+use crate::outbox::wal::{SlotError, WalError, WalSettings};
+use crate::outbox::{Cursor, Leadership, LeadershipError, Standby};
 
-/// How often a publisher that does not lead asks for the lead.
+mod embedded;
+mod follow;
+mod hand_over;
+mod lanes;
+mod pipeline;
+mod poll;
+mod record;
+mod replay;
+mod source;
+mod watch;
+
+pub use self::follow::SlotOwner;
+use self::pipeline::Pipeline;
+use self::poll::Poll;
+pub use self::record::of_row as record;
+
+/// How often a publisher that does not lead looks for the lead.
 const STAND_BY: Duration = Duration::from_millis(500);
 
-/// How often an idle leader makes sure that its lock is still held.
-const CONFIRM: Duration = Duration::from_secs(1);
+/// How often the leader shows that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// A beat that takes longer means that the session, and with it the lead, is lost.
+const BEAT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What the publisher needs.
 #[derive(Clone)]
@@ -33,176 +59,113 @@ pub struct Publisher {
     pub topic_prefix: String,
     pub page_size: u32,
     pub poll_interval: Duration,
+    /// A lane that fails for longer leaves its rows behind, so that the others flow.
+    pub lane_patience: Duration,
+    /// Publishes behind a slot instead of from the table. The log in PostgreSQL is always fed from the table.
+    pub slot: Option<(SlotOwner, WalSettings)>,
+    /// The slots that are watched, and from how many bytes kept for one on there is a warning.
+    pub wal_slot: String,
+    pub debezium_slot: String,
+    pub slot_alarm_bytes: u64,
+    pub lifecycle: Lifecycle,
 }
 
-/// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// So many events were handed over; there may be more.
-    Published(usize),
-    /// Everything committed is published.
-    Idle,
-    /// Another publisher leads now: nothing was stored.
-    Fenced,
-}
-
-/// Why a step failed; the same page is read again.
+/// Why publishing stopped; it goes on where the stored cursor stands.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     #[error("outbox: {0}")]
     Outbox(#[from] sqlx::Error),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error("another publisher has taken the lead")]
+    Fenced,
+    #[error("the database did not answer within {} s: the lead is given up", BEAT_DEADLINE.as_secs())]
+    Silent,
 }
 
 impl Publisher {
     /// Leads when nobody else does, until the stop.
     pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
+        let (mut standby, mut backoff) = (Standby::default(), Backoff::default());
         let mut waiting = false;
         while !stopping.is_cancelled() {
-            match Leadership::acquire(&self.db).await {
+            let pause = match standby.look(&self.db).await {
                 Ok(Some((leadership, cursor))) => {
                     info!("this publisher leads");
                     waiting = false;
-                    self.lead(leadership, Reader::new(cursor, self.page_size), &stopping).await;
-                    continue;
+                    let led = tokio::select! {
+                        led = self.lead(&leadership, cursor, &stopping) => led,
+                        () = self.watch() => Ok(()),
+                    };
+                    if let Err(error) = leadership.release().await {
+                        warn!(%error, "the lead was not given back; it ends with the connection");
+                    }
+                    match led {
+                        Ok(()) => {
+                            backoff.reset();
+                            continue;
+                        }
+                        Err(error) => {
+                            warn!(%error, "publishing was interrupted; it goes on where the cursor stands")
+                        }
+                    }
+                    backoff.pause()
                 }
-                Ok(None) if !waiting => {
-                    info!("another publisher leads; standing by");
-                    waiting = true;
+                Ok(None) => {
+                    if !waiting {
+                        info!("another publisher leads; standing by");
+                        waiting = true;
+                    }
+                    STAND_BY
                 }
-                Ok(None) => {}
                 Err(refused @ LeadershipError::OtherCluster { .. }) => return Err(refused.into()),
                 Err(LeadershipError::Sql(error)) => {
-                    warn!(%error, "the lead cannot be asked for; trying again")
+                    warn!(%error, "the lead cannot be asked for; trying again");
+                    STAND_BY
                 }
-            }
+            };
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = tokio::time::sleep(STAND_BY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         Ok(())
     }
 
     /// Publishes until the stop or until the lead is lost.
-    async fn lead(&self, mut leadership: Leadership, mut reader: Reader, stopping: &CancellationToken) {
-        let mut bell = self.bells.listen(Bell::Outbox);
-        let mut backoff = Backoff::default();
-        let mut polled_at = tokio::time::Instant::now();
-        while !stopping.is_cancelled() {
-            bell.arm();
-            let pause = match self.step(&leadership, &mut reader).await {
-                Ok(Step::Published(_)) => {
-                    backoff.reset();
-                    continue;
-                }
-                Ok(Step::Idle) => {
-                    backoff.reset();
-                    polled_at = tokio::time::Instant::now();
-                    None
-                }
-                Ok(Step::Fenced) => {
-                    warn!("another publisher has taken the lead");
-                    return;
-                }
-                Err(error) => {
-                    warn!(%error, "publishing failed; the same events are tried again");
-                    Some(backoff.pause())
-                }
-            };
-            let fallback = polled_at + self.poll_interval;
-            loop {
-                tokio::select! {
-                    () = stopping.cancelled() => break,
-                    () = bell.rung(), if pause.is_none() => break,
-                    () = tokio::time::sleep(pause.unwrap_or(CONFIRM)) => {}
-                }
-                if let Err(error) = leadership.confirm().await {
-                    warn!(%error, "the lead is lost with its connection");
-                    return;
-                }
-                if pause.is_some() || tokio::time::Instant::now() >= fallback {
-                    break;
-                }
-            }
-        }
-        if let Err(error) = leadership.release().await {
-            warn!(%error, "the lead was not given back; it ends with the connection");
-        }
-    }
-
-    /// Hands over one page and stores the cursor.
-    pub async fn step(&self, leadership: &Leadership, reader: &mut Reader) -> Result<Step, PublishError> {
-        let mut tx = self.db.worker().await?;
-        let Some(page) = reader.next(tx.conn()).await? else {
-            tx.rollback().await?;
-            return Ok(Step::Idle);
-        };
-        let lanes = self.lanes(&page).await?;
+    async fn lead(
+        &self,
+        leadership: &Leadership,
+        cursor: Cursor,
+        stopping: &CancellationToken,
+    ) -> Result<(), PublishError> {
         if let Some(log) = self.log.transactional() {
-            // Records, offsets and cursor become visible in one commit.
-            if !leadership.store(&mut tx, &page.after).await? {
-                tx.rollback().await?;
-                return Ok(Step::Fenced);
-            }
-            for ((topic, partition), records) in &lanes {
-                log.append_in(tx.conn(), topic, *partition, records).await?;
-            }
-            tx.commit().await?;
-            self.bells.ring(Bell::Log);
-        } else {
-            // No transaction stays open while a broker may keep us waiting.
-            tx.rollback().await?;
-            let appends =
-                lanes.iter().map(|((topic, partition), records)| self.log.append(topic, *partition, records));
-            try_join_all(appends).await?;
-            let mut tx = self.db.worker().await?;
-            if !leadership.store(&mut tx, &page.after).await? {
-                tx.rollback().await?;
-                return Ok(Step::Fenced);
-            }
-            tx.commit().await?;
+            let poll = Poll::open(self, cursor).await?;
+            return embedded::run(self, leadership, log, poll, stopping).await;
         }
-        for ((topic, _), records) in &lanes {
-            metrics::events_published(topic, records.len());
+        if let Some((owner, settings)) = &self.slot {
+            return Box::pin(follow::run(self, leadership, settings, *owner, stopping)).await;
         }
-        let now = Utc::now().naive_utc();
-        for row in &page.rows {
-            metrics::stage_latency("write_to_log", "", (now - row.occurred_at).as_seconds_f64());
-        }
-        let published = page.rows.len();
-        reader.advance(page);
-        Ok(Step::Published(published))
+        let poll = Poll::open(self, cursor).await?;
+        Pipeline::new(self, leadership).await?.run(poll, leadership, stopping.cancelled()).await
     }
 
-    /// The page's records by topic and partition, each lane in the order of position.
-    async fn lanes(&self, page: &Page) -> Result<BTreeMap<(String, i32), Vec<Record>>, LogError> {
-        let mut lanes: BTreeMap<(String, i32), Vec<Record>> = BTreeMap::new();
-        for row in &page.rows {
-            let topic = format!("{}{}", self.topic_prefix, row.aggregate_type);
-            let partitions = self.log.partitions(&topic).await?;
-            let partition = partition_of(row.event_key.as_bytes(), partitions);
-            lanes.entry((topic, partition)).or_default().push(record(row));
-        }
-        Ok(lanes)
+    /// The topic of a row.
+    fn topic_of(&self, aggregate_type: &str) -> String {
+        format!("{}{aggregate_type}", self.topic_prefix)
     }
 }
 
-/// The record of a row: the bytes that Debezium's EventRouter would write.
-fn record(row: &OutboxRow) -> Record {
-    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-    Record {
-        key: Some(row.event_key.as_bytes().to_vec()),
-        value: Some(row.payload.as_bytes().to_vec()),
-        headers: vec![
-            header("id", &row.id.to_string()),
-            header("position", &row.position.to_string()),
-            header("tenantId", &row.tenant_id),
-            header("traceparent", &row.traceparent),
-            header("type", &row.event_type),
-            header("version", &row.schema_version.to_string()),
-        ],
-        timestamp: row.occurred_at.and_utc(),
+/// One beat within its deadline.
+async fn beat(leadership: &Leadership) -> Result<(), PublishError> {
+    match tokio::time::timeout(BEAT_DEADLINE, leadership.beat()).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(PublishError::Fenced),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(PublishError::Silent),
     }
 }

@@ -15,7 +15,7 @@ use fred::clients::Client;
 use fred::interfaces::{ClientLike, FredResult, KeysInterface};
 use fred::types::config::{Config, ReconnectPolicy};
 use fred::types::scripts::Script;
-use fred::types::{Builder, Expiration, FromValue, SetOptions};
+use fred::types::{Builder, Expiration, FromValue, InfoKind, SetOptions};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -84,6 +84,56 @@ struct Owed {
     since: Instant,
 }
 
+/// Asks Redis once for its version.
+pub(super) async fn probe(url: &str, command_timeout: Duration) -> Result<String, String> {
+    let (client, _) = client(url, command_timeout).map_err(|e| e.to_string())?;
+    let asked = async {
+        client.connect();
+        client.wait_for_connect().await?;
+        client.ping::<String>(None).await?;
+        client.info::<String>(Some(InfoKind::Server)).await
+    };
+    let answer = timeout(UNRESPONSIVE, asked).await;
+    // Not waited for: a server that does not answer does not hear it either.
+    drop(client);
+    let text = answer
+        .map_err(|_| format!("no answer within {} ms", UNRESPONSIVE.as_millis()))?
+        .map_err(|e| e.details().to_owned())?;
+    let version = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    Ok(version.unwrap_or("unknown").trim().to_owned())
+}
+
+/// A client that is not connected yet, and its address without user information.
+fn client(url: &str, command_timeout: Duration) -> Result<(Client, String), ConfigError> {
+    // Without a scheme there is no telling what of it is a password.
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    let address = scheme.map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
+    let refuse = |cause: &str| {
+        ConfigError(format!(
+            "redis.url = {address:?} is not allowed: {cause}; set REDIS_URL=redis://user:password@host:port/db"
+        ))
+    };
+    if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) {
+        return Err(refuse(&format!("the scheme must be one of {}", SCHEMES.join(", "))));
+    }
+    let mut config = Config::from_url(url).map_err(|e| refuse(e.details()))?;
+    // The first connection is retried like any later one.
+    config.fail_fast = false;
+    let client = Builder::from_config(config)
+        .with_performance_config(|c| c.default_command_timeout = command_timeout)
+        .with_connection_config(|c| {
+            c.connection_timeout = UNRESPONSIVE;
+            c.internal_command_timeout = UNRESPONSIVE;
+            c.max_command_attempts = 1;
+            c.unresponsive.max_timeout = Some(UNRESPONSIVE);
+            c.unresponsive.interval = UNRESPONSIVE / 4;
+        })
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2))
+        .build()
+        .map_err(|e| refuse(e.details()))?;
+    Ok((client, address))
+}
+
 impl RedisStore {
     pub(super) async fn connect(
         url: &str,
@@ -91,32 +141,7 @@ impl RedisStore {
         kept: Duration,
         lifecycle: &Lifecycle,
     ) -> Result<Arc<Self>, ConfigError> {
-        // Without a scheme there is no telling what of it is a password.
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        let address = scheme.map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
-        let refuse = |cause: &str| {
-            ConfigError(format!(
-                "redis.url = {address:?} is not allowed: {cause}; set REDIS_URL=redis://user:password@host:port/db"
-            ))
-        };
-        if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) {
-            return Err(refuse(&format!("the scheme must be one of {}", SCHEMES.join(", "))));
-        }
-        let mut config = Config::from_url(url).map_err(|e| refuse(e.details()))?;
-        // The first connection is retried like any later one.
-        config.fail_fast = false;
-        let client = Builder::from_config(config)
-            .with_performance_config(|c| c.default_command_timeout = command_timeout)
-            .with_connection_config(|c| {
-                c.connection_timeout = UNRESPONSIVE;
-                c.internal_command_timeout = UNRESPONSIVE;
-                c.max_command_attempts = 1;
-                c.unresponsive.max_timeout = Some(UNRESPONSIVE);
-                c.unresponsive.interval = UNRESPONSIVE / 4;
-            })
-            .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2))
-            .build()
-            .map_err(|e| refuse(e.details()))?;
+        let (client, address) = client(url, command_timeout)?;
         let store = Self {
             client,
             get: Script::from_lua(GET),

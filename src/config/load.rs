@@ -10,10 +10,13 @@ use super::{Config, ConfigError, DEFAULTS};
 
 /// Names that operators know from elsewhere, and the key each one sets. Each may also be given as
 /// `NAME_FILE`, the path of a file that holds the value.
-const WELL_KNOWN: [(&str, &str); 4] = [
+const WELL_KNOWN: [(&str, &str); 7] = [
     ("DATABASE_URL", "database.url"),
+    ("HASHINSIGHT__WAL__DATABASE_URL", "wal.database_url"),
     ("REDIS_URL", "redis.url"),
     ("KAFKA_BROKERS", "kafka.brokers"),
+    ("KAFKA_SASL_PASSWORD", "kafka.sasl_password"),
+    ("KAFKA_CONNECT_URL", "kafka.connect_url"),
     ("JWT_SECRET", "auth.jwt_secret"),
 ];
 
@@ -30,6 +33,8 @@ pub struct Origin {
 pub struct Loaded {
     pub config: Config,
     pub origins: Vec<Origin>,
+    /// The file that was read, for a process of ours to read as well.
+    pub file: Option<PathBuf>,
 }
 
 /// Loads the configuration of this process: `file`, or else the file of `HASHINSIGHT_CONFIG`.
@@ -81,7 +86,13 @@ pub fn load_from(file: Option<&Path>, environment: &BTreeMap<String, String>) ->
             key,
         })
         .collect();
-    Ok(Loaded { config, origins })
+    Ok(Loaded { config, origins, file })
+}
+
+/// The program that runs, to start it once more.
+pub fn executable() -> Result<PathBuf, ConfigError> {
+    std::env::current_exe()
+        .map_err(|e| ConfigError(format!("the path of this program cannot be found out: {e}")))
 }
 
 /// A secret that is made once and kept in the data folder, readable by its owner alone.
@@ -133,6 +144,9 @@ fn sectioned(environment: &BTreeMap<String, String>) -> Map<String, Value> {
     let mut layer: Map<String, Value> = Map::new();
     for (name, value) in environment {
         let Some(path) = name.strip_prefix("HASHINSIGHT__") else { continue };
+        if name.strip_suffix("_FILE").is_some_and(|name| WELL_KNOWN.iter().any(|(known, _)| *known == name)) {
+            continue;
+        }
         let path = path.to_ascii_lowercase();
         let leaf = Value::new(Some(name), ValueKind::String(value.clone()));
         match path.split_once("__") {
@@ -237,8 +251,8 @@ fn one_line(text: &str) -> String {
 /// A secret shows only whether it is set; an address shows no user information.
 fn masked(key: &str, value: &str) -> String {
     match key {
-        "auth.jwt_secret" if !value.is_empty() => "***".to_owned(),
-        "database.url" | "redis.url" => mask_userinfo(value),
+        "auth.jwt_secret" | "kafka.sasl_password" if !value.is_empty() => "***".to_owned(),
+        "database.url" | "debezium.database_url" | "wal.database_url" | "redis.url" => mask_userinfo(value),
         _ => value.to_owned(),
     }
 }

@@ -45,6 +45,18 @@ fn a_mistake_names_key_value_and_remedy() {
         ("HASHINSIGHT__KAFKA__COMPRESSION", "zip", "compression"),
         ("KAFKA_BROKERS", "localhost", "kafka.brokers = \"localhost\" is not allowed: host:port"),
         ("DATABASE_URL", "mysql://x", "database.url must start with postgres://"),
+        ("HASHINSIGHT__WAL__DATABASE_URL", "mysql://x", "wal.database_url must start with postgres://"),
+        (
+            "HASHINSIGHT__WAL__SLOT",
+            "Bad-Name",
+            "wal.slot = \"Bad-Name\" is not allowed: 1 to 63 of lower-case",
+        ),
+        ("HASHINSIGHT__WAL__STATUS_INTERVAL_MS", "60000", "wal.status_interval_ms"),
+        (
+            "HASHINSIGHT__WAL__SILENCE_TIMEOUT_MS",
+            "1500",
+            "2000 to 600000, at least twice wal.status_interval_ms",
+        ),
         ("JWT_SECRET", "short", "auth.jwt_secret has 5 bytes"),
     ] {
         let message = from_env(&[(name, value)]).expect_err(name).to_string();
@@ -67,9 +79,22 @@ fn secrets_do_not_print() {
     let loaded = from_env(&[
         ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
         ("DATABASE_URL", "postgres://u:hunter2@h/d?password=hunter2"),
+        ("HASHINSIGHT__WAL__DATABASE_URL", "postgres://w:hunter2@h/d"),
         ("REDIS_URL", "redis://:hunter2@h:1"),
     ])
     .expect("valid");
     let printed = format!("{:?} {:?}", loaded.config, loaded.origins);
     assert!(!printed.contains("hunter2") && !printed.contains("0123456789abcdef"), "{printed}");
+}
+
+#[test]
+fn replication_has_a_login_of_its_own_if_one_is_named() {
+    let shared = from_env(&[("DATABASE_URL", "postgres://a/b")]).expect("valid").config;
+    assert_eq!(shared.wal_database_url().expect("set"), "postgres://a/b");
+    let path = std::env::temp_dir().join(format!("hi_config_{}", std::process::id()));
+    std::fs::write(&path, "postgres://w@a/b\n").expect("written");
+    let file = path.display().to_string();
+    let own = from_env(&[("DATABASE_URL", "postgres://a/b"), ("HASHINSIGHT__WAL__DATABASE_URL_FILE", &file)]);
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(own.expect("valid").config.wal_database_url().expect("set"), "postgres://w@a/b");
 }

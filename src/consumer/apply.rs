@@ -166,5 +166,5 @@ impl Worker {
 
 /// Decodes a record as an event of ours.
 pub(super) fn decode(record: &Record) -> Result<Event, Box<Undecodable>> {
-    event::decode(record.key.as_deref(), record.value.as_deref(), record.header("tenantId"))
+    event::decode(record.key.as_deref(), record.value.as_deref(), record.header(event::header::TENANT_ID))
 }

@@ -55,7 +55,7 @@ pub async fn partitions_of(
     let mut all = Vec::new();
     for aggregate in group.reads {
         let topic = aggregate.topic(topic_prefix);
-        for partition in 0..log.partitions(&topic).await? {
+        for partition in 0..log.topic(&topic).await?.partitions {
             all.push(TopicPartition { topic: topic.clone(), partition });
         }
     }

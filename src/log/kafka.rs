@@ -2,14 +2,15 @@
 //! Promises that no call outlasts its deadline, whatever the broker does, and that a failure says what to do about it.
 //! Called through [`EventLog`].
 
+pub mod bare;
 mod clients;
 mod errors;
+pub mod measured;
 mod requests;
 mod topics;
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Moment};
 
 use async_trait::async_trait;
 use chrono::DateTime;
@@ -19,7 +20,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::clients::Clients;
 use self::errors::{During, log_error};
-use super::{Bounds, EventLog, FetchLimits, Fetched, LogError, Record, TopicDescription, TopicSpec};
+use super::security::{Cluster, Security};
+use super::topic_cache::TopicCache;
+use super::{
+    AppendError, Bounds, EventLog, FetchLimits, Fetched, LogError, Record, Topic, TopicDescription, TopicSpec,
+};
 use crate::backoff::Backoff;
 use crate::config::{Compression, KafkaConfig};
 
@@ -28,12 +33,12 @@ const FETCH_GRACE: Duration = Duration::from_secs(5);
 
 /// The log in Kafka.
 pub struct KafkaLog {
-    brokers: Vec<String>,
+    cluster: Arc<Cluster>,
     clients: Clients,
     compression: Compression,
     produce_timeout: Duration,
     metadata_timeout: Duration,
-    partitions: Mutex<HashMap<String, i32>>,
+    topics: TopicCache,
 }
 
 impl KafkaLog {
@@ -46,32 +51,39 @@ impl KafkaLog {
             ));
         }
         let limit = Duration::from_millis(config.connect_timeout_ms);
-        let clients = Clients::new(brokers.clone());
+        let cluster = Arc::new(Cluster { brokers, security: Security::of(config)? });
+        let clients = Clients::new(Arc::clone(&cluster));
         let mut last = "no answer".to_owned();
         let connected = async {
             let mut backoff = Backoff::default();
             loop {
                 match clients.session(limit).await {
-                    Ok(_) => return,
+                    Ok(_) => return Ok(()),
+                    // Neither a certificate nor a password gets better by waiting.
+                    Err(failure) if failure.is_final() => return Err(failure),
                     Err(failure) => last = failure.to_string(),
                 }
                 sleep(backoff.pause()).await;
             }
         };
-        if timeout(limit, connected).await.is_err() {
-            let (names, limit) = (brokers.join(", "), limit.as_millis());
-            return Err(LogError::Unavailable(format!(
-                "no Kafka broker of {names} answered within {limit} ms ({last}): check KAFKA_BROKERS, and that the \
-                 brokers run and can be reached from here"
-            )));
+        match timeout(limit, connected).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return Err(LogError::Refused(failure.to_string())),
+            Err(_) => {
+                let (names, limit) = (cluster.brokers.join(", "), limit.as_millis());
+                return Err(LogError::Unavailable(format!(
+                    "no Kafka broker of {names} answered within {limit} ms ({last}): check KAFKA_BROKERS, kafka.tls and \
+                     kafka.sasl_mechanism, and that the brokers run and can be reached from here"
+                )));
+            }
         }
         Ok(Self {
-            brokers,
+            cluster,
             clients,
             compression: config.compression,
             produce_timeout: Duration::from_millis(config.produce_timeout_ms),
             metadata_timeout: Duration::from_millis(config.metadata_timeout_ms),
-            partitions: Mutex::default(),
+            topics: TopicCache::default(),
         })
     }
 
@@ -93,47 +105,56 @@ impl KafkaLog {
                 client.fetch_records(offset, bytes, wait_ms).await
             })
             .await
-            .map_err(|failure| log_error(failure, topic, partition, During::Fetch { offset }))?;
+            .map_err(|failure| log_error(failure, topic, partition, During::Fetch { offset }))
+            .inspect_err(|error| self.topics.forget_if_unknown(error))?;
         Ok((records.into_iter().map(|r| (r.offset, from_kafka(r.record))).collect(), end))
     }
 
-    fn known_partitions(&self) -> std::sync::MutexGuard<'_, HashMap<String, i32>> {
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A topic that is gone may come back with another number of partitions.
-    fn forget_if_unknown(&self, error: &LogError) {
-        if let LogError::UnknownTopic { topic } = error {
-            self.known_partitions().remove(topic);
-        }
+    /// One request: all of its records or, as far as is known, none.
+    async fn produce(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
+        let records = records.iter().map(to_kafka).collect();
+        let codec = codec(self.compression);
+        self.clients
+            .call(topic, partition, self.produce_timeout, |client| async move {
+                client.produce(records, codec).await
+            })
+            .await
+            .map_err(|failure| log_error(failure, topic, partition, During::Append))
+            .inspect_err(|error| self.topics.forget_if_unknown(error))?;
+        Ok(())
     }
 }
 
 #[async_trait]
 impl EventLog for KafkaLog {
-    async fn partitions(&self, topic: &str) -> Result<i32, LogError> {
-        let known = self.known_partitions().get(topic).copied();
-        if let Some(count) = known {
-            return Ok(count);
+    async fn topic(&self, name: &str) -> Result<Topic, LogError> {
+        let now = Moment::now();
+        if let Some(known) = self.topics.get(name, now) {
+            return Ok(known);
         }
-        let found = topics::describe(&self.brokers, self.metadata_timeout, &[topic.to_owned()]).await?;
-        let topic = topic.to_owned();
-        let Some(found) = found.first() else { return Err(LogError::UnknownTopic { topic }) };
-        self.known_partitions().insert(topic, found.partitions);
-        Ok(found.partitions)
+        let found = topics::describe(&self.cluster, self.metadata_timeout, &[name.to_owned()]).await?;
+        let Some(found) = found.first() else {
+            return Err(LogError::UnknownTopic { topic: name.to_owned() });
+        };
+        let topic = Topic { partitions: found.partitions, retention: found.retention() };
+        self.topics.learn(name, topic, now);
+        Ok(topic)
     }
 
-    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
-        for request in requests::of(records, self.compression) {
-            let records = request.iter().map(to_kafka).collect();
-            let codec = codec(self.compression);
-            self.clients
-                .call(topic, partition, self.produce_timeout, |client| async move {
-                    client.produce(records, codec).await
-                })
-                .await
-                .map_err(|failure| log_error(failure, topic, partition, During::Append))
-                .inspect_err(|error| self.forget_if_unknown(error))?;
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError> {
+        let mut todo = requests::of(records, self.compression);
+        todo.reverse();
+        let mut appended = 0;
+        while let Some(request) = todo.pop() {
+            match self.produce(topic, partition, request).await {
+                Ok(()) => appended += request.len(),
+                // One record of it is at fault: halved until that one stands alone, behind those before it.
+                Err(LogError::Rejected { .. }) if request.len() > 1 => {
+                    let (first, second) = request.split_at(request.len() / 2);
+                    todo.extend([second, first]);
+                }
+                Err(error) => return Err(AppendError { appended, error }),
+            }
         }
         Ok(())
     }
@@ -170,16 +191,17 @@ impl EventLog for KafkaLog {
                 Ok((start, client.get_offset(OffsetAt::Latest).await?))
             })
             .await
-            .map_err(|failure| log_error(failure, topic, partition, During::Bounds))?;
+            .map_err(|failure| log_error(failure, topic, partition, During::Bounds))
+            .inspect_err(|error| self.topics.forget_if_unknown(error))?;
         Ok(Bounds { start, end })
     }
 
     async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
-        topics::ensure(&self.brokers, self.metadata_timeout, topics).await
+        topics::ensure(&self.cluster, self.metadata_timeout, topics).await
     }
 
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
-        topics::describe(&self.brokers, self.metadata_timeout, names).await
+        topics::describe(&self.cluster, self.metadata_timeout, names).await
     }
 }
 

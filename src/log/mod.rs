@@ -9,15 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+pub mod broker;
 pub mod kafka;
 mod partitioner;
 pub mod postgres;
+mod security;
+mod topic_cache;
 mod wire;
 
 pub use partitioner::partition_of;
 
 /// A record, with the bytes as the log keeps them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
@@ -58,6 +61,14 @@ pub struct Bounds {
     pub end: i64,
 }
 
+/// What a producer needs to know of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topic {
+    pub partitions: i32,
+    /// None when unlimited.
+    pub retention: Option<Duration>,
+}
+
 /// A topic as it should be.
 #[derive(Debug, Clone)]
 pub struct TopicSpec {
@@ -78,6 +89,12 @@ pub struct TopicDescription {
     pub retention_ms: Option<i64>,
 }
 
+impl TopicDescription {
+    fn retention(&self) -> Option<Duration> {
+        self.retention_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis)
+    }
+}
+
 /// What went wrong, by what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -87,9 +104,9 @@ pub enum LogError {
     /// The topic or partition does not exist.
     #[error("topic {topic} does not exist: run `hashinsight topics ensure`")]
     UnknownTopic { topic: String },
-    /// A record is larger than the log takes; splitting helps unless it stands alone.
-    #[error("records too large for topic {topic}: {message}")]
-    TooLarge { topic: String, message: String },
+    /// A record that the log will never take: too large for the topic, or invalid in the broker's eyes.
+    #[error("topic {topic} does not take the record: {message}")]
+    Rejected { topic: String, message: String },
     /// The offset is not in the log.
     #[error("offset {offset} of {topic}/{partition} is out of range")]
     OffsetOutOfRange { topic: String, partition: i32, offset: i64 },
@@ -101,6 +118,16 @@ pub enum LogError {
     Unreadable { topic: String, partition: i32, offset: i64, message: String },
 }
 
+/// An append that did not complete: the first `appended` records are in the log, the error is about what comes after.
+/// For [`LogError::Rejected`] it is exactly the record at that index.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct AppendError {
+    pub appended: usize,
+    #[source]
+    pub error: LogError,
+}
+
 impl From<sqlx::Error> for LogError {
     fn from(error: sqlx::Error) -> Self {
         Self::Unavailable(error.to_string())
@@ -110,11 +137,11 @@ impl From<sqlx::Error> for LogError {
 /// The log.
 #[async_trait]
 pub trait EventLog: Send + Sync {
-    /// The number of partitions of a topic; cached once known.
-    async fn partitions(&self, topic: &str) -> Result<i32, LogError>;
+    /// A topic as it is; what was known of it minutes ago may be the answer.
+    async fn topic(&self, name: &str) -> Result<Topic, LogError>;
 
     /// Appends to one partition, in order. The caller keeps one append in flight per partition.
-    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError>;
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError>;
 
     /// Records from an offset on; empty after `max_wait` without one.
     async fn fetch(

@@ -3,9 +3,7 @@
 //! Offsets come from the partition's row: `end_offset` moves in the transaction of the records, and the lock of that
 //! row makes commit order offset order. An identity column would let a reader pass an uncommitted record.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -13,7 +11,10 @@ use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-use super::{Bounds, EventLog, FetchLimits, Fetched, LogError, Record, TopicDescription, TopicSpec};
+use super::topic_cache::TopicCache;
+use super::{
+    AppendError, Bounds, EventLog, FetchLimits, Fetched, LogError, Record, Topic, TopicDescription, TopicSpec,
+};
 use crate::db::Db;
 use crate::doorbell::{Bell, Doorbells};
 
@@ -24,7 +25,7 @@ const RETENTION_BATCH: i64 = 5_000;
 pub struct PostgresLog {
     db: Db,
     bells: Doorbells,
-    partitions: Mutex<HashMap<String, i32>>,
+    topics: TopicCache,
 }
 
 /// A record beside the bounds of its partition; the bounds alone where there is no record.
@@ -53,7 +54,7 @@ impl ReadRow {
 impl PostgresLog {
     /// The log in this database.
     pub fn new(db: Db, bells: Doorbells) -> Self {
-        Self { db, bells, partitions: Mutex::default() }
+        Self { db, bells, topics: TopicCache::default() }
     }
 
     /// Appends inside the caller's transaction; the caller rings [`Bell::Log`] after the commit.
@@ -74,7 +75,9 @@ impl PostgresLog {
         .bind(count)
         .fetch_optional(&mut *conn)
         .await?;
-        let Some(end) = end else { return Err(LogError::UnknownTopic { topic: topic.to_owned() }) };
+        let end = end
+            .ok_or_else(|| LogError::UnknownTopic { topic: topic.to_owned() })
+            .inspect_err(|error| self.topics.forget_if_unknown(error))?;
         // Headers travel as one JSON array a record: PostgreSQL has no arrays of arrays of unequal length.
         let headers: Vec<serde_json::Value> = records
             .iter()
@@ -193,29 +196,28 @@ fn hex(bytes: &[u8]) -> String {
 
 #[async_trait]
 impl EventLog for PostgresLog {
-    async fn partitions(&self, topic: &str) -> Result<i32, LogError> {
-        let known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).get(topic).copied();
-        if let Some(count) = known {
-            return Ok(count);
+    async fn topic(&self, name: &str) -> Result<Topic, LogError> {
+        let now = Instant::now();
+        if let Some(known) = self.topics.get(name, now) {
+            return Ok(known);
         }
-        let mut tx = self.db.worker().await?;
-        let count: i64 = sqlx::query_scalar("select count(*) from log_partition where topic = $1")
-            .bind(topic)
-            .fetch_one(tx.conn())
-            .await?;
-        tx.rollback().await?;
-        let count = i32::try_from(count).unwrap_or(i32::MAX);
-        if count == 0 {
-            return Err(LogError::UnknownTopic { topic: topic.to_owned() });
-        }
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(topic.to_owned(), count);
-        Ok(count)
+        let found = self.describe_topics(&[name.to_owned()]).await?;
+        let Some(found) = found.first() else {
+            return Err(LogError::UnknownTopic { topic: name.to_owned() });
+        };
+        let topic = Topic { partitions: found.partitions, retention: found.retention() };
+        self.topics.learn(name, topic, now);
+        Ok(topic)
     }
 
-    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
-        let mut tx = self.db.worker().await?;
-        self.append_in(tx.conn(), topic, partition, records).await?;
-        tx.commit().await?;
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError> {
+        let all_or_nothing = async {
+            let mut tx = self.db.worker().await?;
+            self.append_in(tx.conn(), topic, partition, records).await?;
+            tx.commit().await?;
+            Ok(())
+        };
+        all_or_nothing.await.map_err(|error| AppendError { appended: 0, error })?;
         self.bells.ring(Bell::Log);
         Ok(())
     }

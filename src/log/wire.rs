@@ -2,20 +2,28 @@
 //! Promises that a request is answered within its deadline, or fails and the connection is not used again.
 //! Called by `log::kafka` for topics; shaped for the group protocol as well.
 
+mod sasl;
+
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DescribeConfigsRequest, DescribeConfigsResponse, MetadataRequest, MetadataResponse, RequestHeader,
-    ResponseHeader,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest,
+    FetchResponse, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
+    SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, StrBytes, VersionRange};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::security::{Cluster, Security};
 
 /// The name brokers see in their logs and quotas.
 pub(crate) const CLIENT_ID: &str = "hashinsight";
@@ -33,6 +41,17 @@ pub(crate) enum WireError {
     Io { broker: String, source: io::Error },
     #[error("{broker} did not answer within {} ms", deadline.as_millis())]
     Deadline { broker: String, deadline: Duration },
+    /// One of us does not believe the other's certificate.
+    #[error(
+        "{broker}: TLS: {message}: check kafka.tls_ca_file, kafka.tls_cert_file, and that the broker's certificate \
+         names its host and is valid now"
+    )]
+    Tls { broker: String, message: String },
+    #[error(
+        "{broker} refuses the user ({message}): check kafka.sasl_username, kafka.sasl_password and \
+         kafka.sasl_mechanism"
+    )]
+    Authentication { broker: String, message: String },
     #[error("{broker} and this build have no version of {key:?} in common")]
     NoCommonVersion { broker: String, key: ApiKey },
     #[error("{broker} sent an answer that cannot be read: {message}")]
@@ -57,14 +76,23 @@ macro_rules! calls {
 calls! {
     ApiVersions: ApiVersionsRequest => ApiVersionsResponse,
     CreateTopics: CreateTopicsRequest => CreateTopicsResponse,
+    DeleteTopics: DeleteTopicsRequest => DeleteTopicsResponse,
     DescribeConfigs: DescribeConfigsRequest => DescribeConfigsResponse,
+    Fetch: FetchRequest => FetchResponse,
     Metadata: MetadataRequest => MetadataResponse,
+    SaslAuthenticate: SaslAuthenticateRequest => SaslAuthenticateResponse,
+    SaslHandshake: SaslHandshakeRequest => SaslHandshakeResponse,
 }
+
+/// Bytes to and from a broker, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// One connection, one request at a time.
 pub(crate) struct Connection {
     broker: String,
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     deadline: Duration,
     versions: HashMap<i16, VersionRange>,
     correlation: i32,
@@ -74,13 +102,15 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects to a broker and learns its versions, within `deadline`, which each later request has as well.
-    pub(crate) async fn open(broker: &str, deadline: Duration) -> Result<Self, WireError> {
+    pub(crate) async fn open(
+        broker: &str,
+        security: &Security,
+        deadline: Duration,
+    ) -> Result<Self, WireError> {
         let expired = || WireError::Deadline { broker: broker.to_owned(), deadline };
-        let failed = |source| WireError::Io { broker: broker.to_owned(), source };
         let until = Instant::now() + deadline;
-        let stream = timeout_at(until, TcpStream::connect(broker)).await.map_err(|_| expired())?;
-        let stream = stream.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
+        let stream = timeout_at(until, connect(broker, security)).await.map_err(|_| expired())?;
+        let stream = stream.map_err(|error| failed(broker, error))?;
         let mut connection = Self {
             broker: broker.to_owned(),
             stream,
@@ -89,13 +119,21 @@ impl Connection {
             correlation: 0,
             broken: false,
         };
-        timeout_at(until, connection.negotiate()).await.map_err(|_| expired())??;
+        let ready = async {
+            connection.negotiate().await?;
+            match &security.sasl {
+                Some(sasl) => sasl::authenticate(&mut connection, sasl).await,
+                None => Ok(()),
+            }
+        };
+        timeout_at(until, ready).await.map_err(|_| expired())??;
         Ok(connection)
     }
 
     /// Connects to whichever of `brokers` answers first: one that hangs must not keep us from the others.
-    pub(crate) async fn open_any(brokers: &[String], deadline: Duration) -> Result<Self, WireError> {
-        let attempts = brokers.iter().map(|broker| Box::pin(Self::open(broker, deadline)));
+    pub(crate) async fn open_any(cluster: &Cluster, deadline: Duration) -> Result<Self, WireError> {
+        let open = |broker| Box::pin(Self::open(broker, &cluster.security, deadline));
+        let attempts = cluster.brokers.iter().map(|broker| open(broker));
         select_ok(attempts).await.map(|(connection, _)| connection)
     }
 
@@ -167,6 +205,7 @@ impl Connection {
         let length = i32::try_from(frame.len() - 4).map_err(|e| self.malformed(&e.to_string()))?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.stream.write_all(&frame).await.map_err(|e| self.io(e))?;
+        self.stream.flush().await.map_err(|e| self.io(e))?;
 
         let length = self.stream.read_i32().await.map_err(|e| self.io(e))?;
         let length = usize::try_from(length).ok().filter(|l| (4..=LARGEST_ANSWER).contains(l));
@@ -187,10 +226,28 @@ impl Connection {
     }
 
     fn io(&self, source: io::Error) -> WireError {
-        WireError::Io { broker: self.broker.clone(), source }
+        failed(&self.broker, source)
     }
 
     fn malformed(&self, message: &str) -> WireError {
         WireError::Malformed { broker: self.broker.clone(), message: message.to_owned() }
+    }
+}
+
+async fn connect(broker: &str, security: &Security) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(broker).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = &security.tls else { return Ok(Box::new(stream)) };
+    let host = broker.rsplit_once(':').map_or(broker, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?))
+}
+
+/// A certificate that is not believed comes as an I/O error of the handshake or, if it is ours, of a later read.
+fn failed(broker: &str, source: io::Error) -> WireError {
+    let broker = broker.to_owned();
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(error) => WireError::Tls { broker, message: error.to_string() },
+        None => WireError::Io { broker, source },
     }
 }

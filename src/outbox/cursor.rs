@@ -1,11 +1,15 @@
-//! The publisher's cursor: who leads, and what is published.
+//! The publisher's cursor: what is published, and who may say so.
 
 use sqlx::{Connection, PgConnection};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::db::{Db, WorkerTx};
 
 /// The advisory lock of the leading publisher: "hi" and "pub" in ASCII.
-const LEADER_LOCK: (i32, i32) = (0x6869, 0x0070_7562);
+pub(super) const LEADER_LOCK: (i32, i32) = (0x6869, 0x0070_7562);
+
+/// The name of a leader that lets Debezium publish.
+pub const OBSERVER: &str = "hashinsight observer";
 
 /// The cursor as it is stored. Snapshots are kept in their text form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +25,11 @@ pub struct Cursor {
 }
 
 /// The right to publish: an advisory lock of a session of its own, and an epoch that fences a
-/// leader who lost it.
+/// leader who lost it. What the leader writes goes through that session: without the lock there is
+/// no way to write.
 #[derive(Debug)]
 pub struct Leadership {
-    session: PgConnection,
+    session: Mutex<PgConnection>,
     epoch: i64,
 }
 
@@ -34,8 +39,8 @@ pub enum LeadershipError {
     /// A restored dump, or another cluster: transaction ids mean something else here.
     #[error(
         "this database was restored from a dump or copied to another cluster (its cursor names system \
-         {stored}, this is {actual}): new events would silently never be published. Publishing is refused until the \
-         cursor has been rebased"
+         {stored}, this is {actual}): new events would silently never be published. Publishing is refused until \
+         `hashinsight publish --rebase` has repaired the cursor (see \"Restoring a backup\" in the README)"
     )]
     OtherCluster { stored: i64, actual: i64 },
     /// A statement failed.
@@ -43,10 +48,13 @@ pub enum LeadershipError {
     Sql(#[from] sqlx::Error),
 }
 
+/// What [`Leadership::acquire`] reads: epoch, published, reading, last position, floor.
+type CursorRow = (i64, String, Option<String>, i64, i64);
+
 impl Leadership {
     /// Takes the lead if nobody has it.
     pub async fn acquire(db: &Db) -> Result<Option<(Self, Cursor)>, LeadershipError> {
-        let mut session = db.session().await?;
+        let mut session = db.worker_session(&[]).await?;
         let locked: bool = sqlx::query_scalar("select pg_try_advisory_lock($1, $2)")
             .bind(LEADER_LOCK.0)
             .bind(LEADER_LOCK.1)
@@ -56,47 +64,104 @@ impl Leadership {
             session.close().await?;
             return Ok(None);
         }
-        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut session).await?;
-        let mut tx = db.worker().await?;
-        let row: (i64, String, Option<String>, i64, i64, i64, i64) = sqlx::query_as(
-            "update publisher_cursor set epoch = epoch + 1, leader_pid = $1 where name = 'publisher' \
-             returning epoch, published::text, reading::text, last_position, floor_position, system_identifier, \
-             (select system_identifier from pg_control_system())",
+        let row: Option<CursorRow> = sqlx::query_as(
+            "update publisher_cursor set epoch = epoch + 1, leader_pid = pg_backend_pid() where name = 'publisher' \
+             and system_identifier = (select system_identifier from pg_control_system()) \
+             returning epoch, published::text, reading::text, last_position, floor_position",
         )
-        .bind(pid)
-        .fetch_one(tx.conn())
+        .fetch_optional(&mut session)
         .await?;
-        let (epoch, published, reading, last_position, floor_position, stored, actual) = row;
-        if stored != actual {
+        let Some((epoch, published, reading, last_position, floor_position)) = row else {
+            let (stored, actual) = sqlx::query_as(
+                "select c.system_identifier, s.system_identifier from publisher_cursor c, pg_control_system() s \
+                 where c.name = 'publisher'",
+            )
+            .fetch_one(&mut session)
+            .await?;
+            give_back(session).await?;
             return Err(LeadershipError::OtherCluster { stored, actual });
-        }
-        tx.commit().await?;
-        Ok(Some((Self { session, epoch }, Cursor { published, reading, last_position, floor_position })))
+        };
+        // From here on a commit does not wait for the disk, and writers of events do not wait behind it: what a crash of
+        // the server takes back is handed over again. The epoch is durable, or two leaders could have the same one.
+        sqlx::query("select set_config('synchronous_commit', 'off', false)").execute(&mut session).await?;
+        let cursor = Cursor { published, reading, last_position, floor_position };
+        Ok(Some((Self { session: Mutex::new(session), epoch }, cursor)))
     }
 
-    /// Fails when the session, and with it the lock, is gone.
-    pub async fn confirm(&mut self) -> Result<(), sqlx::Error> {
-        self.session.ping().await
+    /// Shows that the leader lives. `false`: another leads; an error: the session, and with it the lock, is gone.
+    pub async fn beat(&self) -> Result<bool, sqlx::Error> {
+        let beaten = sqlx::query(
+            "update publisher_cursor set beat = beat + 1 where name = 'publisher' and epoch = $1",
+        )
+        .bind(self.epoch)
+        .execute(&mut *self.session().await)
+        .await?
+        .rows_affected();
+        Ok(beaten == 1)
+    }
+
+    /// Shows under another name in `pg_stat_activity`, which begins with that of all our connections.
+    pub async fn announce(&self, name: &str) -> Result<(), sqlx::Error> {
+        sqlx::query("select set_config('application_name', $1, false)")
+            .bind(name)
+            .execute(&mut *self.session().await)
+            .await
+            .map(drop)
+    }
+
+    /// Stores the cursor. `false`: another leads, nothing was stored.
+    pub async fn store(&self, cursor: &Cursor) -> Result<bool, sqlx::Error> {
+        store(&mut *self.session().await, self.epoch, cursor).await
+    }
+
+    /// The cursor as it is stored.
+    pub async fn cursor(&self) -> Result<Cursor, sqlx::Error> {
+        let (published, reading, last_position, floor_position) = sqlx::query_as(
+            "select published::text, reading::text, last_position, floor_position from publisher_cursor \
+             where name = 'publisher'",
+        )
+        .fetch_one(&mut *self.session().await)
+        .await?;
+        Ok(Cursor { published, reading, last_position, floor_position })
     }
 
     /// Stores the cursor in the caller's transaction. `false`: another leads, nothing may be committed.
-    pub async fn store(&self, tx: &mut WorkerTx, cursor: &Cursor) -> Result<bool, sqlx::Error> {
-        let stored = sqlx::query(
-            "update publisher_cursor set published = $2::text::pg_snapshot, reading = $3::text::pg_snapshot, \
-             last_position = $4 where name = 'publisher' and epoch = $1",
-        )
-        .bind(self.epoch)
-        .bind(&cursor.published)
-        .bind(&cursor.reading)
-        .bind(cursor.last_position)
-        .execute(tx.conn())
-        .await?
-        .rows_affected();
-        Ok(stored == 1)
+    pub async fn store_in(&self, tx: &mut WorkerTx, cursor: &Cursor) -> Result<bool, sqlx::Error> {
+        store(tx.conn(), self.epoch, cursor).await
+    }
+
+    /// The session that holds the lock, for what only the leader writes.
+    pub async fn session(&self) -> MutexGuard<'_, PgConnection> {
+        self.session.lock().await
     }
 
     /// Gives the lead back.
     pub async fn release(self) -> Result<(), sqlx::Error> {
-        self.session.close().await
+        give_back(self.session.into_inner()).await
     }
+}
+
+/// Unlocks before it closes: a closed session holds its locks until the server has noticed.
+async fn give_back(mut session: PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_unlock($1, $2)")
+        .bind(LEADER_LOCK.0)
+        .bind(LEADER_LOCK.1)
+        .execute(&mut session)
+        .await?;
+    session.close().await
+}
+
+async fn store(conn: &mut PgConnection, epoch: i64, cursor: &Cursor) -> Result<bool, sqlx::Error> {
+    let stored = sqlx::query(
+        "update publisher_cursor set published = $2::text::pg_snapshot, reading = $3::text::pg_snapshot, \
+         last_position = $4 where name = 'publisher' and epoch = $1",
+    )
+    .bind(epoch)
+    .bind(&cursor.published)
+    .bind(&cursor.reading)
+    .bind(cursor.last_position)
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(stored == 1)
 }

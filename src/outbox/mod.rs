@@ -1,7 +1,7 @@
 //! Owns the outbox: how an event is appended, read back in order, and kept.
 //! Promises that an event exists exactly if its transaction committed, and that per aggregate a later event has a
 //! larger position.
-//! Called by the domain (append), the publisher (read) and the running roles (partitions).
+//! Called by the domain (append), the publisher (read), the running roles (partitions) and the operator (rebase).
 
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -13,11 +13,21 @@ use crate::identifier::{EntityId, UserId};
 
 mod cursor;
 mod partitions;
+mod progress;
 mod reader;
+mod rebase;
+mod retention;
+mod standby;
+pub mod stuck;
+pub mod wal;
 
-pub use cursor::{Cursor, Leadership, LeadershipError};
+pub use cursor::{Cursor, Leadership, LeadershipError, OBSERVER};
 pub use partitions::{ensure_partitions, run_partitions};
-pub use reader::{OutboxRow, Page, Reader, STATEMENTS};
+pub use progress::{MOST_COUNTED, Progress, progress};
+pub use reader::{OutboxRow, Page, READER_SETTINGS, Reader, STATEMENTS};
+pub use rebase::{RebaseError, Rebased, rebase};
+pub use retention::{Kept, Outcome, Pass, Retention};
+pub use standby::Standby;
 
 /// An event about to be appended. Its tenant is the transaction's.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::api::{Api, server};
 use crate::cache::Cache;
-use crate::config::{Config, EconomicsConfig, EventLogKind};
+use crate::config::{Config, EconomicsConfig, EventLogKind, EventSource};
 use crate::consumer;
 use crate::db::Db;
 use crate::doorbell::Doorbells;
@@ -20,9 +20,10 @@ use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
 use crate::log::postgres::{PostgresLog, RETAIN_EVERY};
 use crate::metrics;
-use crate::outbox;
+use crate::outbox::wal::WalSettings;
+use crate::outbox::{self, Retention};
 use crate::projection;
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, SlotOwner};
 
 /// A process: its configuration and what its roles have in common.
 pub struct App {
@@ -33,7 +34,7 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the database and starts what every role needs: wake-ups and partitions ahead.
+    /// Opens the database and starts what every role needs: wake-ups, partitions ahead, and retention behind.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
         let db = Db::open(&config).await?;
         let app = Self { config, db, bells: Doorbells::default(), lifecycle: Lifecycle::default() };
@@ -48,8 +49,9 @@ impl App {
             });
         }
         app.lifecycle.spawn("doorbells", app.bells.clone().run(app.db.clone(), stopping.clone()));
-        let days = app.config.outbox.partitions_ahead_days;
-        app.lifecycle.spawn("partitions", outbox::run_partitions(app.db.clone(), days, stopping.clone()));
+        let (days, keep) = (app.config.outbox.partitions_ahead_days, Retention::of(&app.config));
+        app.lifecycle
+            .spawn("partitions", outbox::run_partitions(app.db.clone(), days, keep, stopping.clone()));
         Ok(app)
     }
 
@@ -64,7 +66,13 @@ impl App {
     }
 
     /// Starts the publisher; with the log in PostgreSQL also its retention.
-    pub fn spawn_publisher(&self, log: &Arc<dyn EventLog>) {
+    pub fn spawn_publisher(&self, log: &Arc<dyn EventLog>) -> anyhow::Result<()> {
+        let behind = |owner, slot: &str| anyhow::Ok(Some((owner, WalSettings::new(&self.config, slot)?)));
+        let slot = match self.config.publisher.source {
+            EventSource::Poll => None,
+            EventSource::Wal => behind(SlotOwner::Us, &self.config.wal.slot)?,
+            EventSource::Debezium => behind(SlotOwner::Debezium, &self.config.debezium.slot)?,
+        };
         let publisher = Publisher {
             db: self.db.clone(),
             log: Arc::clone(log),
@@ -72,6 +80,12 @@ impl App {
             topic_prefix: self.config.kafka.topic_prefix.clone(),
             page_size: self.config.publisher.batch_size,
             poll_interval: Duration::from_millis(self.config.publisher.poll_interval_ms),
+            lane_patience: Duration::from_millis(self.config.publisher.lane_patience_ms),
+            slot,
+            wal_slot: self.config.wal.slot.clone(),
+            debezium_slot: self.config.debezium.slot.clone(),
+            slot_alarm_bytes: self.config.wal.retained_alarm_mb << 20,
+            lifecycle: self.lifecycle.clone(),
         };
         self.lifecycle.spawn("publisher", publisher.run(self.lifecycle.stopping().clone()));
         if log.transactional().is_some() {
@@ -90,6 +104,7 @@ impl App {
                 }
             });
         }
+        Ok(())
     }
 
     /// Starts a member of a group.

@@ -3,13 +3,18 @@
 //! Called by `main`.
 
 pub mod app;
+pub mod bench;
 pub mod config;
+pub mod connector;
 pub mod consume;
 mod demo;
+pub mod doctor;
 pub mod lag;
 pub mod migrate;
 pub mod publish;
+pub mod replay;
 pub mod serve;
+pub mod slot;
 pub mod standalone;
 pub mod token;
 pub mod topics;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::config::{Config, EventLogKind};
+use crate::connector;
 use crate::db::Db;
 use crate::doorbell::Doorbells;
 use crate::event::AggregateType;
@@ -15,9 +16,6 @@ use crate::log::kafka::KafkaLog;
 use crate::log::postgres::PostgresLog;
 use crate::log::{EventLog, LogError, TopicDescription, TopicSpec};
 use crate::role::print_json;
-
-/// Without this topic the connector stands still once it has nothing to deliver for a while.
-const HEARTBEAT: &str = "__debezium-heartbeat.hashinsight";
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const RETENTION: Duration = DAY.saturating_mul(7);
@@ -99,7 +97,7 @@ pub async fn run_describe(config: &Config, json: bool) -> anyhow::Result<()> {
 }
 
 /// Only the log in PostgreSQL needs the database.
-async fn connect(config: &Config) -> anyhow::Result<(EventLogKind, Arc<dyn EventLog>)> {
+pub(super) async fn connect(config: &Config) -> anyhow::Result<(EventLogKind, Arc<dyn EventLog>)> {
     let kind = config.event_log_kind(true)?;
     let log: Arc<dyn EventLog> = match kind {
         EventLogKind::Kafka => Arc::new(KafkaLog::connect(&config.kafka).await.context("event log")?),
@@ -134,7 +132,7 @@ pub fn specs(config: &Config, kind: EventLogKind) -> Vec<TopicSpec> {
         .collect();
     specs.push(spec(format!("{prefix}dlq"), DLQ_PARTITIONS, DLQ_RETENTION));
     if kind == EventLogKind::Kafka {
-        specs.push(spec(HEARTBEAT.to_owned(), 1, RETENTION));
+        specs.push(spec(connector::HEARTBEAT_TOPIC.to_owned(), 1, RETENTION));
     }
     specs
 }
@@ -186,7 +184,7 @@ mod tests {
         let product = ["events.miner", "events.treasury", "events.ops", "events.crm", "events.dlq"];
         assert_eq!(names(EventLogKind::Postgres), product);
         assert_eq!(names(EventLogKind::Kafka)[..5], product);
-        assert_eq!(names(EventLogKind::Kafka)[5..], [HEARTBEAT]);
+        assert_eq!(names(EventLogKind::Kafka)[5..], [connector::HEARTBEAT_TOPIC]);
         let kafka = specs(&config, EventLogKind::Kafka);
         assert_eq!(kafka.iter().map(|s| s.partitions).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 1]);
         assert_eq!((kafka[0].retention, kafka[4].retention), (DAY * 7, DAY * 30));

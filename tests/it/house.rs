@@ -98,6 +98,7 @@ fn only_one_file_names_each_edge() {
     sources(Path::new("src"), &mut files);
     for (needle, rooms) in [
         ("rskafka::", &["log"][..]),
+        ("pgwire_replication::", &["outbox"]),
         ("fred::", &["cache"]),
         ("moka::", &["cache"]),
         ("tokio::spawn", &["lifecycle"]),

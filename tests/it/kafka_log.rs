@@ -1,139 +1,20 @@
-//! Owns the tests of the log in Kafka against a real broker, and of what it does when the broker does not answer.
+//! Owns the tests of the log in Kafka against a real broker that is well.
 //! Promises that each test has topics of its own and waits on signals, never on a clock.
 //! Called by `cargo test --test it kafka_log`.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use hashinsight::config::{self, Config, EventLogKind};
+use hashinsight::config::EventLogKind;
 use hashinsight::log::kafka::KafkaLog;
-use hashinsight::log::{EventLog, FetchLimits, LogError, Record, TopicSpec};
+use hashinsight::log::{EventLog, FetchLimits, LogError, Record, Topic, TopicSpec};
 use hashinsight::role::topics;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use uuid::Uuid;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn brokers() -> String {
-    std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run dev/services up kafka")
-}
-
-/// A configuration with a prefix of its own.
-fn configured(brokers: &str, settings: &[(&str, &str)]) -> Config {
-    let mut environment = BTreeMap::from([
-        ("KAFKA_BROKERS".to_owned(), brokers.to_owned()),
-        ("HASHINSIGHT__KAFKA__TOPIC_PREFIX".to_owned(), format!("it-{}.", Uuid::now_v7())),
-    ]);
-    environment.extend(
-        settings.iter().map(|(key, value)| (format!("HASHINSIGHT__KAFKA__{key}"), (*value).to_owned())),
-    );
-    config::load_from(None, &environment).expect("valid").config
-}
-
-/// One topic and a log to reach it; the topic is deleted at the end.
-struct Fixture {
-    log: KafkaLog,
-    topic: String,
-}
-
-impl Fixture {
-    async fn new(partitions: i32) -> Self {
-        Self::with(partitions, &[]).await
-    }
-
-    async fn with(partitions: i32, settings: &[(&str, &str)]) -> Self {
-        let config = configured(&brokers(), settings);
-        let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
-        let topic = format!("{}one", config.kafka.topic_prefix);
-        let created = log.ensure_topics(&[spec(&topic, partitions)]).await.expect("created");
-        assert_eq!(created, [topic.as_str()]);
-        Self { log, topic }
-    }
-
-    async fn append(&self, records: &[Record]) {
-        self.log.append(&self.topic, 0, records).await.expect("appended");
-    }
-
-    async fn fetch(&self, offset: i64) -> Result<Vec<(i64, Record)>, LogError> {
-        Ok(self.log.fetch(&self.topic, 0, offset, limits(10_000)).await?.records)
-    }
-
-    /// All records of partition 0.
-    async fn all(&self) -> Vec<Record> {
-        let end = self.log.bounds(&self.topic, 0).await.expect("bounds").end;
-        let mut found = Vec::new();
-        let mut next = 0;
-        while next < end {
-            let records = self.fetch(next).await.expect("fetched");
-            next = records.last().expect("a record before the end").0 + 1;
-            found.extend(records.into_iter().map(|(_, record)| record));
-        }
-        found
-    }
-
-    async fn end(self) {
-        delete(&[self.topic]).await;
-    }
-}
-
-async fn delete(topics: &[String]) {
-    let brokers = brokers().split(',').map(str::to_owned).collect();
-    let client = rskafka::client::ClientBuilder::new(brokers).build().await.expect("a broker");
-    for topic in topics {
-        let controller = client.controller_client().expect("a controller");
-        controller.delete_topic(topic, 5_000).await.expect("deleted");
-    }
-}
-
-fn spec(name: &str, partitions: i32) -> TopicSpec {
-    TopicSpec {
-        name: name.to_owned(),
-        partitions,
-        replication_factor: 1,
-        retention: Duration::from_secs(86_400),
-    }
-}
-
-fn limits(max_records: usize) -> FetchLimits {
-    FetchLimits { max_records, max_bytes: 1 << 20, max_wait: PATIENCE }
-}
-
-fn record(value: impl Into<Vec<u8>>) -> Record {
-    let timestamp = DateTime::from_timestamp_millis(Utc::now().timestamp_millis()).expect("in range");
-    Record { key: Some(b"t1:u1".to_vec()), value: Some(value.into()), headers: Vec::new(), timestamp }
-}
-
-/// A record like those of the product: about 700 bytes, some of which compress.
-fn event(n: usize) -> Record {
-    let header = |name: &str, value: String| (name.to_owned(), value.into_bytes());
-    let (id, entity) = (Uuid::new_v4(), Uuid::new_v4());
-    let value = format!(
-        r#"{{"data": {{"model": "Antminer S21", "power_w": {}, "location": "site-{}", "quantity": 1, "hashrate_ths": {}, "purchase_price_usd": "{}", "electricity_cost_usd_kwh": "0.05", "reason": "imported"}}, "kind": "miner.added", "version": 1, "event_id": "{id}", "user_id": "u1", "entity_id": "{entity}", "tenant_id": "t1", "occurred_at": "2026-01-02T03:04:05.678901Z", "causation_id": null, "correlation_id": "{}"}}"#,
-        fastrand::u32(1_000..4_000),
-        fastrand::u32(..40),
-        fastrand::u32(50..250),
-        fastrand::u32(500..5_000),
-        Uuid::new_v4(),
-    );
-    let traceparent = format!("00-{:032x}-{:016x}-01", fastrand::u128(..), fastrand::u64(..));
-    let headers = vec![
-        header("id", id.to_string()),
-        header("position", n.to_string()),
-        header("tenantId", "t1".to_owned()),
-        header("traceparent", traceparent),
-        header("type", "miner.added".to_owned()),
-        header("version", "1".to_owned()),
-    ];
-    Record { headers, ..record(value) }
-}
+use crate::support::kafka::{Fixture, PATIENCE, configured, delete, event, limits, record, spec};
+use crate::support::service;
 
 #[tokio::test]
 async fn records_come_back_byte_for_byte() {
@@ -172,7 +53,8 @@ async fn timestamps_are_cut_to_milliseconds_each_by_itself() {
 #[tokio::test]
 async fn partitions_are_counted_and_independent() {
     let fixture = Fixture::new(3).await;
-    assert_eq!(fixture.log.partitions(&fixture.topic).await.expect("known"), 3);
+    let topic = Topic { partitions: 3, retention: Some(Duration::from_secs(86_400)) };
+    assert_eq!(fixture.log.topic(&fixture.topic).await.expect("known"), topic);
     fixture.log.append(&fixture.topic, 2, &[record("x")]).await.expect("appended");
     let mut ends = Vec::new();
     for partition in 0..3 {
@@ -275,12 +157,12 @@ async fn an_offset_beyond_the_end_is_out_of_range() {
 
 #[tokio::test]
 async fn a_topic_that_is_missing_is_named() {
-    let config = configured(&brokers(), &[]);
+    let config = configured(&service("KAFKA_BROKERS"), &[]);
     let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
     let topic = format!("{}missing", config.kafka.topic_prefix);
     let errors = [
-        log.partitions(&topic).await.expect_err("unknown"),
-        log.append(&topic, 0, &[record("x")]).await.expect_err("unknown"),
+        log.topic(&topic).await.expect_err("unknown"),
+        log.append(&topic, 0, &[record("x")]).await.expect_err("unknown").error,
         log.fetch(&topic, 0, 0, limits(1)).await.expect_err("unknown"),
         log.bounds(&topic, 0).await.expect_err("unknown"),
     ];
@@ -289,7 +171,7 @@ async fn a_topic_that_is_missing_is_named() {
     }
     log.ensure_topics(&[spec(&topic, 1)]).await.expect("created");
     log.append(&topic, 0, &[record("x")]).await.expect("it exists now");
-    delete(&[topic]).await;
+    delete(&service("KAFKA_BROKERS"), &[topic]).await;
 }
 
 #[tokio::test]
@@ -297,7 +179,7 @@ async fn a_record_the_broker_does_not_take_is_too_large() {
     let fixture = Fixture::with(1, &[("COMPRESSION", "none")]).await;
     let error =
         fixture.log.append(&fixture.topic, 0, &[record(vec![b'x'; 2 << 20])]).await.expect_err("refused");
-    assert!(matches!(error, LogError::TooLarge { .. }), "{error}");
+    assert!(matches!(error.error, LogError::Rejected { .. }), "{error}");
     fixture.append(&[record("x")]).await;
     assert_eq!(fixture.all().await.len(), 1);
     fixture.end().await;
@@ -334,7 +216,7 @@ async fn what_cannot_be_read_is_named_by_its_offset_and_hides_nothing_before_it(
 /// Produces one record by somebody else's client.
 fn kcat_produce(topic: &str, arguments: &[&str]) {
     let mut kcat = Command::new("kcat")
-        .args(["-P", "-b", &brokers(), "-t", topic, "-p", "0"])
+        .args(["-P", "-b", &service("KAFKA_BROKERS"), "-t", topic, "-p", "0"])
         .args(arguments)
         .stdin(Stdio::piped())
         .stderr(Stdio::null())
@@ -347,7 +229,7 @@ fn kcat_produce(topic: &str, arguments: &[&str]) {
 
 #[tokio::test]
 async fn topics_are_made_once_with_their_retention() {
-    let config = configured(&brokers(), &[("PARTITIONS", "2")]);
+    let config = configured(&service("KAFKA_BROKERS"), &[("PARTITIONS", "2")]);
     let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
     let specs = topics::specs(&config, EventLogKind::Kafka);
     // The heartbeat topic has one name for everybody.
@@ -381,218 +263,15 @@ async fn topics_are_made_once_with_their_retention() {
     let differences = topics::describe(&log, &others).await.expect("described").differences;
     let named: Vec<_> = differences.iter().map(|d| (d.setting, d.expected, d.actual)).collect();
     assert_eq!(named, [("partitions", 5, Some(2)), ("retention_ms", 1_000, Some(7 * DAY_MS))]);
-    delete(&ours.into_iter().map(|spec| spec.name).collect::<Vec<_>>()).await;
+    delete(&service("KAFKA_BROKERS"), &ours.into_iter().map(|spec| spec.name).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test]
 async fn a_topic_that_cannot_be_made_says_why() {
-    let config = configured(&brokers(), &[]);
+    let config = configured(&service("KAFKA_BROKERS"), &[]);
     let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
     let name = format!("{}wide", config.kafka.topic_prefix);
     let spec = TopicSpec { replication_factor: 99, ..spec(&name, 1) };
     let error = log.ensure_topics(&[spec]).await.expect_err("too few brokers");
     assert!(matches!(&error, LogError::Refused(message) if message.contains(&name)), "{error}");
-}
-
-#[tokio::test]
-async fn a_broker_that_cannot_be_reached_is_one_clear_line() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let refusing = closed.local_addr().expect("bound").to_string();
-    drop(closed);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let silent = listener.local_addr().expect("bound").to_string();
-    for address in [refusing, silent] {
-        let config = configured(&address, &[("CONNECT_TIMEOUT_MS", "300")]);
-        let started = Instant::now();
-        let error = KafkaLog::connect(&config.kafka).await.err().expect("nobody answers").to_string();
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-        assert!(error.contains(&address) && error.contains("KAFKA_BROKERS"), "{error}");
-        assert!(!error.contains('\n'), "{error}");
-    }
-    let unset = KafkaLog::connect(&configured("", &[]).kafka).await.err().expect("no brokers").to_string();
-    assert!(unset.contains("KAFKA_BROKERS"), "{unset}");
-}
-
-#[tokio::test]
-async fn one_broker_that_hangs_does_not_keep_us_from_the_others() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let silent = listener.local_addr().expect("bound");
-    let config = configured(&format!("{silent},{}", brokers()), &[]);
-    let log = KafkaLog::connect(&config.kafka).await.expect("the other one answers");
-    let topic = format!("{}none", config.kafka.topic_prefix);
-    let error = log.partitions(&topic).await.expect_err("no such topic");
-    assert!(matches!(error, LogError::UnknownTopic { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_broker_that_hangs_meets_the_deadline_and_is_used_again_once_it_answers() {
-    let fixture = Fixture::new(1).await;
-    let proxy = Proxy::start().await;
-    let config = configured(
-        &proxy.address,
-        &[("PRODUCE_TIMEOUT_MS", "300"), ("METADATA_TIMEOUT_MS", "300"), ("COMPRESSION", "none")],
-    );
-    let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
-    let topic = &fixture.topic;
-    log.append(topic, 0, &[record("before")]).await.expect("appended");
-    log.bounds(topic, 0).await.expect("bounds");
-
-    proxy.set(Mode::Hang);
-    for _ in 0..2 {
-        let started = Instant::now();
-        let error = log.append(topic, 0, &[record("during")]).await.expect_err("no answer");
-        assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        let error = log.bounds(topic, 0).await.expect_err("no answer");
-        assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        let error = log.describe_topics(std::slice::from_ref(topic)).await.expect_err("no answer");
-        assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    }
-
-    // What was connected stays silent for ever: only a new client gets through.
-    let connected = proxy.connections();
-    proxy.set(Mode::Forward);
-    log.append(topic, 0, &[record("after")]).await.expect("appended");
-    assert!(proxy.connections() > connected);
-    let values: Vec<_> = fixture.all().await.into_iter().map(|r| r.value.expect("a value")).collect();
-    assert_eq!(values, [b"before".to_vec(), b"after".to_vec()]);
-    fixture.end().await;
-}
-
-#[tokio::test]
-async fn an_append_whose_answer_is_lost_is_unavailable_though_it_happened() {
-    let fixture = Fixture::new(1).await;
-    let proxy = Proxy::start().await;
-    let config = configured(&proxy.address, &[("PRODUCE_TIMEOUT_MS", "500")]);
-    let log = KafkaLog::connect(&config.kafka).await.expect("a broker");
-    log.append(&fixture.topic, 0, &[record("a")]).await.expect("appended");
-
-    proxy.set(Mode::LoseAnswers);
-    let error = log.append(&fixture.topic, 0, &[record("b")]).await.expect_err("no answer");
-    assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-    assert_eq!(fixture.all().await.len(), 2);
-
-    proxy.set(Mode::Forward);
-    log.append(&fixture.topic, 0, &[record("b")]).await.expect("again, before anything newer");
-    log.append(&fixture.topic, 0, &[record("c")]).await.expect("appended");
-    let values: Vec<_> = fixture.all().await.into_iter().map(|r| r.value.expect("a value")).collect();
-    assert_eq!(values, [b"a", b"b", b"b", b"c"]);
-    fixture.end().await;
-}
-
-#[tokio::test]
-async fn connections_that_break_are_replaced_within_the_call() {
-    let fixture = Fixture::new(1).await;
-    let proxy = Proxy::start().await;
-    let log = KafkaLog::connect(&configured(&proxy.address, &[]).kafka).await.expect("a broker");
-    log.append(&fixture.topic, 0, &[record("a")]).await.expect("appended");
-    proxy.set(Mode::Cut);
-    proxy.all_cut().await;
-    proxy.set(Mode::Forward);
-    log.append(&fixture.topic, 0, &[record("b")]).await.expect("through a new connection");
-    assert_eq!(fixture.all().await.len(), 2);
-    fixture.end().await;
-}
-
-/// What the proxy does with the connections it has and gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Forward,
-    /// Like a frozen broker: connections open and stay, nothing goes through, now or later.
-    Hang,
-    /// Requests get through; no answer comes back, now or later.
-    LoseAnswers,
-    /// Connections are closed.
-    Cut,
-}
-
-/// Stands before the broker and calls itself the broker: its address replaces the real one in every answer.
-struct Proxy {
-    address: String,
-    mode: watch::Sender<Mode>,
-    accepted: Arc<AtomicUsize>,
-    open: watch::Receiver<usize>,
-}
-
-impl Proxy {
-    async fn start() -> Self {
-        let broker = brokers().split(',').next().expect("a broker").to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let names = (name_on_the_wire(&broker), name_on_the_wire(&address.to_string()));
-        assert_eq!(names.0.len(), names.1.len(), "the broker must be known as 127.0.0.1");
-        let (mode, current) = watch::channel(Mode::Forward);
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let (opened, open) = watch::channel(0);
-        let count = Arc::clone(&accepted);
-        tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.expect("accepts");
-                count.fetch_add(1, Ordering::SeqCst);
-                let (broker, names) = (broker.clone(), names.clone());
-                let (mut mode, opened) = (current.clone(), opened.clone());
-                opened.send_modify(|open| *open += 1);
-                tokio::spawn(async move {
-                    let broker = TcpStream::connect(broker).await.expect("a broker");
-                    client.set_nodelay(true).expect("set");
-                    broker.set_nodelay(true).expect("set");
-                    let (from_client, to_client) = client.into_split();
-                    let (from_broker, to_broker) = broker.into_split();
-                    let there = forward(from_client, to_broker, mode.clone(), &[Mode::Hang], None);
-                    let stop = [Mode::Hang, Mode::LoseAnswers];
-                    let back = forward(from_broker, to_client, mode.clone(), &stop, Some(names));
-                    tokio::select! {
-                        _ = there => {}
-                        _ = back => {}
-                        _ = mode.wait_for(|mode| *mode == Mode::Cut) => {}
-                    }
-                    opened.send_modify(|open| *open -= 1);
-                });
-            }
-        });
-        Self { address: address.to_string(), mode, accepted, open }
-    }
-
-    fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
-    }
-
-    fn connections(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
-    }
-
-    async fn all_cut(&self) {
-        self.open.clone().wait_for(|open| *open == 0).await.expect("the proxy runs");
-    }
-}
-
-/// Frame by frame, until the connection closes; in a mode of `stop` for ever nothing.
-async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mode: watch::Receiver<Mode>,
-    stop: &[Mode],
-    names: Option<(Vec<u8>, Vec<u8>)>,
-) -> std::io::Result<()> {
-    loop {
-        let length = from.read_u32().await?;
-        let mut frame = vec![0; length as usize];
-        from.read_exact(&mut frame).await?;
-        if stop.contains(&mode.borrow()) {
-            std::future::pending::<()>().await;
-        }
-        if let Some((broker, proxy)) = &names
-            && let Some(at) = frame.windows(broker.len()).position(|bytes| bytes == broker.as_slice())
-        {
-            frame[at..at + broker.len()].copy_from_slice(proxy);
-        }
-        to.write_all(&[&length.to_be_bytes(), frame.as_slice()].concat()).await?;
-    }
-}
-
-/// Host and port as they stand in an answer to Metadata.
-fn name_on_the_wire(address: &str) -> Vec<u8> {
-    let (host, port) = address.rsplit_once(':').expect("host:port");
-    let port: i32 = port.parse().expect("a port");
-    [host.as_bytes(), &port.to_be_bytes()].concat()
 }

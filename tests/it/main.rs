@@ -3,15 +3,26 @@
 //! Run by `dev/test`, or by `cargo test --test it` after `eval "$(dev/services up postgres redis kafka)"`.
 
 mod auth;
+mod bench;
 mod cache;
+mod connector;
+mod doctor;
+mod golden;
 mod house;
 mod http;
+mod kafka_broker;
+mod kafka_faults;
 mod kafka_log;
+mod kafka_tls;
 mod miners;
 mod network;
 mod outbox;
 mod pipeline;
 mod portfolio;
 mod processes;
+mod publish;
+mod rebase;
+mod retention;
 mod support;
 mod tenancy;
+mod wal;

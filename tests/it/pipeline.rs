@@ -13,7 +13,7 @@ use hashinsight::db::WorkerTx;
 use hashinsight::event::{AggregateType, Event};
 use hashinsight::group::{LeaseMembership, Membership, MembershipError, TopicPartition};
 use hashinsight::log::{
-    Bounds, EventLog, FetchLimits, Fetched, LogError, Record, TopicDescription, TopicSpec,
+    AppendError, Bounds, EventLog, FetchLimits, Fetched, LogError, Record, Topic, TopicDescription, TopicSpec,
 };
 use hashinsight::projection::{Dirty, EventHandler, Group, HandlerError};
 use serde_json::{Value, json};
@@ -419,11 +419,11 @@ struct Delayed {
 
 #[async_trait]
 impl EventLog for Delayed {
-    async fn partitions(&self, topic: &str) -> Result<i32, LogError> {
-        self.log.partitions(topic).await
+    async fn topic(&self, name: &str) -> Result<Topic, LogError> {
+        self.log.topic(name).await
     }
 
-    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
+    async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError> {
         self.log.append(topic, partition, records).await
     }
 

@@ -4,17 +4,22 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rskafka::BackoffConfig;
 use rskafka::client::error::Error;
 use rskafka::client::partition::{PartitionClient, UnknownTopicHandling};
-use rskafka::client::{Client, ClientBuilder};
+use rskafka::client::{Client, ClientBuilder, Credentials, SaslConfig};
+use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::errors::retry_helps;
+use crate::config::SaslMechanism;
+use crate::log::security::{Cluster, Sasl};
 use crate::log::wire::{CLIENT_ID, Connection, WireError};
 
 /// rskafka tries again by itself, without a limit unless told: after about a second it is the caller's turn.
@@ -34,15 +39,25 @@ pub(super) enum Failure {
     /// What was asked for may still happen.
     #[error("no answer from Kafka within {} ms", .0.as_millis())]
     Deadline(Duration),
+    /// An answer that the client did not expect must not take the process with it.
+    #[error("the Kafka client panicked: its message is in the log")]
+    Panic,
     #[error(transparent)]
     Client(#[from] Error),
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
+impl Failure {
+    /// Whether it stays until somebody changes the configuration, ours or the broker's.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Wire(WireError::Tls { .. } | WireError::Authentication { .. }))
+    }
+}
+
 /// The current client and what hangs on it.
 pub(super) struct Clients {
-    brokers: Vec<String>,
+    cluster: Arc<Cluster>,
     current: Mutex<Option<Arc<Session>>>,
     building: tokio::sync::Mutex<()>,
 }
@@ -62,8 +77,8 @@ struct Lane {
 }
 
 impl Clients {
-    pub(super) fn new(brokers: Vec<String>) -> Self {
-        Self { brokers, current: Mutex::default(), building: tokio::sync::Mutex::default() }
+    pub(super) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, current: Mutex::default(), building: tokio::sync::Mutex::default() }
     }
 
     /// The current session, or a new one.
@@ -76,11 +91,17 @@ impl Clients {
             return Ok(session);
         }
         // rskafka asks the brokers one after the other and would wait for ever for one that hangs.
-        let answering = Connection::open_any(&self.brokers, deadline).await?;
-        let builder = ClientBuilder::new(vec![answering.broker().to_owned()])
+        let answering = Connection::open_any(&self.cluster, deadline).await?;
+        let mut builder = ClientBuilder::new(vec![answering.broker().to_owned()])
             .client_id(CLIENT_ID)
             .backoff_config(BACKOFF);
-        let session = Arc::new(Session { client: builder.build().await?, lanes: Mutex::default() });
+        if let Some(tls) = &self.cluster.security.tls {
+            builder = builder.tls_config(Arc::clone(tls));
+        }
+        if let Some(sasl) = &self.cluster.security.sasl {
+            builder = builder.sasl_config(sasl_config(sasl));
+        }
+        let session = Arc::new(Session { client: survive(builder.build()).await??, lanes: Mutex::default() });
         *lock(&self.current) = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -101,8 +122,8 @@ impl Clients {
         let mut used = None;
         let outcome = timeout(deadline, async {
             let session = used.insert(self.session(deadline).await?);
-            let client = session.take(&lane).await?;
-            let result = request(Arc::clone(&client)).await;
+            let client = survive(session.take(&lane)).await??;
+            let result = survive(request(Arc::clone(&client))).await?;
             if result.as_ref().err().is_none_or(|error| !retry_helps(error)) {
                 session.give_back(&lane, client);
             }
@@ -112,6 +133,7 @@ impl Clients {
         let (failure, failures) = match outcome {
             Ok(Ok(result)) => return Ok(result),
             Ok(Err(Failure::Client(error))) if !retry_helps(&error) => return Err(Failure::Client(error)),
+            Ok(Err(Failure::Panic)) => (Failure::Panic, FAILURES),
             Ok(Err(failure)) => {
                 let failures = used.as_ref().map_or(0, |session| session.failed(&lane));
                 (failure, failures)
@@ -158,6 +180,20 @@ impl Session {
         let lane = lanes.entry(lane.clone()).or_default();
         lane.failures += 1;
         lane.failures
+    }
+}
+
+/// Runs a piece of the client; what it leaves behind when it panics is not used again.
+async fn survive<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|_| Failure::Panic)
+}
+
+fn sasl_config(sasl: &Sasl) -> SaslConfig {
+    let credentials = Credentials::new(sasl.username.clone(), sasl.password.expose_secret().to_owned());
+    match sasl.mechanism {
+        SaslMechanism::Plain => SaslConfig::Plain(credentials),
+        SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(credentials),
+        SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(credentials),
     }
 }
 

@@ -23,7 +23,8 @@ enum Class {
     /// may have appended, and may still do so after it said that it ran out of time.
     Again,
     UnknownTopic,
-    TooLarge,
+    /// This record, never.
+    Rejected,
     OutOfRange,
     /// The answer to a fetch does not decode. In an append the same means a lost answer.
     Unreadable,
@@ -53,14 +54,15 @@ fn class(error: &Error) -> Class {
 fn class_of_code(code: ProtocolError) -> Class {
     match code {
         ProtocolError::UnknownTopicOrPartition | ProtocolError::UnknownTopicId => Class::UnknownTopic,
-        ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge => Class::TooLarge,
+        ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge | ProtocolError::InvalidRecord => {
+            Class::Rejected
+        }
         ProtocolError::OffsetOutOfRange => Class::OutOfRange,
         // A broker that will not give a batch in a codec newer than the fetch.
         ProtocolError::UnsupportedCompressionType => Class::Unreadable,
         ProtocolError::InvalidTopicException
         | ProtocolError::InvalidRequiredAcks
         | ProtocolError::InvalidRequest
-        | ProtocolError::InvalidRecord
         | ProtocolError::UnsupportedVersion
         | ProtocolError::UnsupportedForMessageFormat
         | ProtocolError::PolicyViolation
@@ -80,7 +82,7 @@ fn class_of_code(code: ProtocolError) -> Class {
 pub(super) fn log_error(failure: Failure, topic: &str, partition: i32, during: During) -> LogError {
     let lane = format!("{topic}/{partition}");
     let error = match failure {
-        Failure::Deadline(_) => return LogError::Unavailable(format!("{lane}: {failure}")),
+        Failure::Deadline(_) | Failure::Panic => return LogError::Unavailable(format!("{lane}: {failure}")),
         Failure::Wire(error) => return error.into(),
         Failure::Client(error) => error,
     };
@@ -88,7 +90,7 @@ pub(super) fn log_error(failure: Failure, topic: &str, partition: i32, during: D
     let topic = topic.to_owned();
     match (class(&error), during) {
         (Class::UnknownTopic, _) => LogError::UnknownTopic { topic },
-        (Class::TooLarge, _) => LogError::TooLarge { topic, message },
+        (Class::Rejected, _) => LogError::Rejected { topic, message },
         (Class::OutOfRange, During::Fetch { offset }) => {
             LogError::OffsetOutOfRange { topic, partition, offset }
         }
@@ -103,7 +105,9 @@ pub(super) fn log_error(failure: Failure, topic: &str, partition: i32, during: D
 impl From<WireError> for LogError {
     fn from(error: WireError) -> Self {
         match error {
-            WireError::NoCommonVersion { .. } => Self::Refused(error.to_string()),
+            WireError::NoCommonVersion { .. } | WireError::Tls { .. } | WireError::Authentication { .. } => {
+                Self::Refused(error.to_string())
+            }
             _ => Self::Unavailable(error.to_string()),
         }
     }
@@ -158,8 +162,10 @@ mod tests {
     #[test]
     fn the_others_say_what_to_do() {
         let of = |code, during| log_error(server(code), "t", 3, during);
-        for code in [ProtocolError::MessageTooLarge, ProtocolError::RecordListTooLarge] {
-            assert!(matches!(of(code, During::Append), LogError::TooLarge { .. }));
+        let (large, list, invalid) =
+            (ProtocolError::MessageTooLarge, ProtocolError::RecordListTooLarge, ProtocolError::InvalidRecord);
+        for code in [large, list, invalid] {
+            assert!(matches!(of(code, During::Append), LogError::Rejected { .. }));
         }
         let unknown = of(ProtocolError::UnknownTopicOrPartition, During::Bounds);
         assert!(matches!(unknown, LogError::UnknownTopic { topic } if topic == "t"));

@@ -15,6 +15,7 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
+use crate::log::security::Cluster;
 use crate::log::wire::Connection;
 use crate::log::{LogError, TopicDescription, TopicSpec};
 
@@ -25,11 +26,21 @@ const RESOURCE_TOPIC: i8 = 2;
 
 /// Makes the topics that are missing; returns the names of those it made.
 pub(super) async fn ensure(
-    brokers: &[String],
+    cluster: &Cluster,
     deadline: Duration,
     specs: &[TopicSpec],
 ) -> Result<Vec<String>, LogError> {
-    let mut connection = Connection::open_any(brokers, deadline).await?;
+    ensure_with(cluster, deadline, specs, &[]).await
+}
+
+/// As [`ensure`], with further settings of the topics that are made.
+pub(super) async fn ensure_with(
+    cluster: &Cluster,
+    deadline: Duration,
+    specs: &[TopicSpec],
+    settings: &[(&'static str, &'static str)],
+) -> Result<Vec<String>, LogError> {
+    let mut connection = Connection::open_any(cluster, deadline).await?;
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     let existing = metadata(&mut connection, &names).await?;
     let missing: Vec<&TopicSpec> = specs.iter().filter(|spec| !existing.contains_key(&spec.name)).collect();
@@ -37,7 +48,7 @@ pub(super) async fn ensure(
         return Ok(Vec::new());
     }
     let request = CreateTopicsRequest::default()
-        .with_topics(missing.iter().map(|spec| creatable(spec)).collect())
+        .with_topics(missing.iter().map(|spec| creatable(spec, settings)).collect())
         .with_timeout_ms(i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX));
     let answer = connection.request(&request).await?;
     let mut created = Vec::new();
@@ -77,11 +88,11 @@ pub(super) async fn ensure(
 
 /// The topics of these names that exist, by name.
 pub(super) async fn describe(
-    brokers: &[String],
+    cluster: &Cluster,
     deadline: Duration,
     names: &[String],
 ) -> Result<Vec<TopicDescription>, LogError> {
-    let mut connection = Connection::open_any(brokers, deadline).await?;
+    let mut connection = Connection::open_any(cluster, deadline).await?;
     let found = metadata(&mut connection, names).await?;
     if found.is_empty() {
         return Ok(Vec::new());
@@ -118,7 +129,7 @@ pub(super) async fn describe(
 }
 
 /// The topics of these names that exist.
-async fn metadata(
+pub(super) async fn metadata(
     connection: &mut Connection,
     names: &[String],
 ) -> Result<BTreeMap<String, MetadataResponseTopic>, LogError> {
@@ -141,24 +152,24 @@ async fn metadata(
     Ok(found)
 }
 
-/// Only the retention is set: everything else stays with the broker's defaults.
-fn creatable(spec: &TopicSpec) -> CreatableTopic {
+/// The retention is always set; what is not among `settings` stays with the broker's defaults.
+fn creatable(spec: &TopicSpec, settings: &[(&'static str, &'static str)]) -> CreatableTopic {
+    let setting = |name, value| {
+        CreatableTopicConfig::default().with_name(StrBytes::from_static_str(name)).with_value(Some(value))
+    };
     let retention = StrBytes::from_string(spec.retention.as_millis().to_string());
+    let further = settings.iter().map(|(name, value)| setting(name, StrBytes::from_static_str(value)));
     CreatableTopic::default()
         .with_name(topic(&spec.name))
         .with_num_partitions(spec.partitions)
         .with_replication_factor(spec.replication_factor)
-        .with_configs(vec![
-            CreatableTopicConfig::default()
-                .with_name(StrBytes::from_static_str(RETENTION))
-                .with_value(Some(retention)),
-        ])
+        .with_configs(std::iter::once(setting(RETENTION, retention)).chain(further).collect())
 }
 
-fn topic(name: &str) -> TopicName {
+pub(super) fn topic(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
 }
 
-fn by_retry(error: ResponseError, message: String) -> LogError {
+pub(super) fn by_retry(error: ResponseError, message: String) -> LogError {
     if error.is_retriable() { LogError::Unavailable(message) } else { LogError::Refused(message) }
 }

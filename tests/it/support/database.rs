@@ -12,12 +12,17 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use super::cluster::Cluster;
+
 /// The schema the template holds: another one makes another template.
-const SCHEMA: [&str; 5] = [
+const SCHEMA: [&str; 8] = [
     include_str!("../../../migrations/roles.sql"),
     include_str!("../../../migrations/schema/0001_events.sql"),
     include_str!("../../../migrations/schema/0002_mining.sql"),
     include_str!("../../../migrations/schema/0003_portfolio.sql"),
+    include_str!("../../../migrations/schema/0004_publisher.sql"),
+    include_str!("../../../migrations/schema/0005_publication.sql"),
+    include_str!("../../../migrations/schema/0006_retention.sql"),
     include_str!("../../../migrations/data/miner_models.csv"),
 ];
 
@@ -37,7 +42,8 @@ pub(crate) struct TestDb {
     pub(crate) admin: PgPool,
     pub(crate) bells: Doorbells,
     pub(crate) lifecycle: Lifecycle,
-    name: String,
+    /// To be dropped at the end; a cluster of the test's own goes as a whole.
+    name: Option<String>,
 }
 
 impl TestDb {
@@ -52,16 +58,31 @@ impl TestDb {
         let name = format!("hi_test_{}_{}", std::process::id(), Uuid::now_v7().simple());
         let mut cluster = cluster().await;
         create(&mut cluster, &name, Some(template)).await;
+        Self::open(&url_of(&name), &name, settings, Some(name.clone())).await
+    }
+
+    /// On a cluster of the test's own.
+    pub(crate) async fn on(cluster: &Cluster, settings: BTreeMap<String, String>) -> Self {
+        let name = format!("hi_test_{}", Uuid::now_v7().simple());
+        cluster.execute("postgres", &format!("create database {name}")).await;
+        let url = cluster.url(&name);
+        let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url.clone())]);
+        let config = load_from(None, &environment).expect("valid").config;
+        role::migrate::migrate(&config).await.expect("migrated");
+        Self::open(&url, &name, settings, None).await
+    }
+
+    async fn open(url: &str, prefix: &str, settings: BTreeMap<String, String>, name: Option<String>) -> Self {
         let mut environment = BTreeMap::from([
-            ("DATABASE_URL".to_owned(), url_of(&name)),
-            ("HASHINSIGHT__KAFKA__TOPIC_PREFIX".to_owned(), format!("{name}.")),
+            ("DATABASE_URL".to_owned(), url.to_owned()),
+            ("HASHINSIGHT__KAFKA__TOPIC_PREFIX".to_owned(), format!("{prefix}.")),
             ("JWT_SECRET".to_owned(), "a secret of the tests, long enough".to_owned()),
             ("HASHINSIGHT__SERVER__BIND".to_owned(), "127.0.0.1:0".to_owned()),
         ]);
         environment.extend(settings);
         let config = load_from(None, &environment).expect("a valid configuration").config;
         let db = Db::open(&config).await.expect("the test's database");
-        let admin = PgPoolOptions::new().max_connections(2).connect(&url_of(&name)).await.expect("superuser");
+        let admin = PgPoolOptions::new().max_connections(2).connect(url).await.expect("superuser");
         Self {
             config,
             environment,
@@ -89,7 +110,7 @@ impl TestDb {
 
 impl Drop for TestDb {
     fn drop(&mut self) {
-        let name = self.name.clone();
+        let Some(name) = self.name.clone() else { return };
         // A runtime of its own: the test's may be gone already.
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,6 +143,14 @@ async fn create(cluster: &mut PgConnection, name: &str, template: Option<&str>) 
 }
 
 async fn drop_database(cluster: &mut PgConnection, name: &str) {
+    // A slot that is being read keeps its database; any other goes with it.
+    let _ = sqlx::query(
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots \
+         where database = $1 and active_pid is not null",
+    )
+    .bind(name)
+    .execute(&mut *cluster)
+    .await;
     let _ = cluster.execute(AssertSqlSafe(format!("drop database if exists {name} with (force)"))).await;
 }
 

@@ -3,9 +3,16 @@
 //! Used by every test module.
 
 mod api;
+pub(crate) mod broker;
+pub(crate) mod cluster;
+pub(crate) mod connect;
 mod database;
+pub(crate) mod kafka;
 pub(crate) mod pipeline;
 pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod publishing;
 
 pub(crate) use api::{Answer, TestApi, settings, token, unique, until, written};
+pub(crate) use cluster::Cluster;
 pub(crate) use database::{TestDb, service};

@@ -51,7 +51,7 @@ impl Pipeline {
         let log = app.log(kind).await.expect("the log");
         log.ensure_topics(&topics::specs(&app.config, kind)).await.expect("topics");
         let cache = app.cache().await.expect("the cache");
-        app.spawn_publisher(&log);
+        app.spawn_publisher(&log).expect("the publisher");
         app.spawn_consumer(portfolio::GROUP, &log, &cache).await.expect("the consumer");
         let address = app.spawn_api(&cache).await.expect("the API");
         Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }

@@ -1,0 +1,32 @@
+//! Owns the measurements: `hashinsight bench`, one run of everything that is compared, on the services configured.
+//! Promises that a figure is of events that all arrived, beside its price, and that a broken rule makes it void.
+//! Called by `main`.
+//!
+//! | file | idea |
+//! |---|---|
+//! | publish | the plan: rounds, turns, cleaning up |
+//! | database, backlog, load | what is read: a database of the bench's own, a backlog, a load |
+//! | destination | what is written: a topic of each run, what arrived in it and when |
+//! | source, child, debezium | who is measured: our publisher as a process, the peer in Kafka Connect |
+//! | ceilings | what reading alone and producing alone can do |
+//! | drain, latency, process | one measurement |
+//! | statistics, machine, report, text | what the measurements say together, and on what |
+
+mod backlog;
+mod ceilings;
+mod child;
+mod database;
+mod debezium;
+mod destination;
+mod drain;
+mod latency;
+mod load;
+mod machine;
+mod process;
+mod publish;
+mod report;
+mod source;
+mod statistics;
+mod text;
+
+pub use publish::run as publish;

@@ -1,0 +1,23 @@
+//! Redis: there, or not wanted.
+
+use super::{Check, Limit};
+use crate::cache;
+use crate::config::{Config, mask_userinfo};
+
+const NAME: &str = "redis";
+
+pub(super) async fn examine(config: &Config) -> Check {
+    let Some(url) = config.redis.url() else {
+        return Check::ok(NAME, "not configured: each process keeps its cache to itself");
+    };
+    // Without a scheme there is no telling what of it is a password.
+    let address = url.split_once("://").map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
+    match Limit::start().ask(cache::probe(url, &config.redis)).await {
+        Ok(version) => Check::ok(NAME, format!("Redis {version} at {address}")),
+        Err(cause) => Check::failed(
+            NAME,
+            format!("Redis at {address} cannot be used: {cause}"),
+            "start it, or correct REDIS_URL; reads go to the database meanwhile",
+        ),
+    }
+}

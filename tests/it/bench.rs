@@ -1,0 +1,114 @@
+//! `bench publish`: small, so that it says nothing about speed, but whole.
+
+use hashinsight::config::load_from;
+use hashinsight::log::EventLog;
+use hashinsight::log::kafka::KafkaLog;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+
+use crate::support::process::run;
+use crate::support::{service, settings};
+
+const EVENTS: u64 = 700;
+
+fn spread_is_sound(spread: &Value) -> bool {
+    let of = |name: &str| spread[name].as_f64().unwrap_or(f64::NAN);
+    0.0 < of("min") && of("min") <= of("median") && of("median") <= of("max")
+}
+
+fn is_late(reason: &str) -> bool {
+    reason.starts_with("the generator was")
+}
+
+#[tokio::test]
+async fn the_report_is_whole_accounts_for_every_event_and_leaves_nothing_behind() {
+    let url = service("DATABASE_URL");
+    let environment = settings(&[("DATABASE_URL", &url), ("KAFKA_BROKERS", &service("KAFKA_BROKERS"))]);
+    let events = EVENTS.to_string();
+    let ended = run(
+        &environment,
+        &[
+            "bench",
+            "publish",
+            "--events",
+            &events,
+            "--pairs",
+            "2",
+            "--rates",
+            "50",
+            "--seconds",
+            "1",
+            "--sources",
+            "poll,debezium-tuned,rskafka,paged-read",
+            "--cases",
+            "single,thousand",
+            "--json",
+        ],
+    )
+    .await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("one document");
+
+    // A machine that is busy with other tests may make the generator late: then the report has to say so.
+    let late = report["void"].as_array().expect("a list");
+    assert!(
+        late.iter().all(|v| v["run"] == "50 events/s" && v["reason"].as_str().is_some_and(is_late)),
+        "{late:?}"
+    );
+    assert_eq!(report["left_out"][0]["source"], "debezium-tuned", "it is not configured");
+    assert!(report["left_out"][0]["reason"].as_str().is_some_and(|r| r.contains("KAFKA_CONNECT_URL")));
+    let payload = report["workload"]["payload_bytes"].as_u64().expect("a size");
+    assert!((250..400).contains(&payload), "{payload}");
+    let of_service = |name: &str| {
+        let services = report["services"].as_array().expect("services");
+        services.iter().find(|s| s["service"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    assert_eq!(of_service("PostgreSQL")["settings"]["track_commit_timestamp"], "on");
+    assert!(of_service("Kafka")["version"].as_str().is_some_and(|v| !v.contains("unknown")));
+    assert!(!of_service("HashInsight")["settings"].to_string().contains("***@") || url.contains('@'));
+
+    let drains = report["drains"].as_array().expect("drains");
+    let named: Vec<_> = drains.iter().map(|d| (d["case"].as_str(), d["source"].as_str())).collect();
+    let expected = ["single", "thousand"]
+        .map(|case| ["poll", "rskafka", "paged-read"].map(|source| (Some(case), Some(source))));
+    assert_eq!(named, expected.concat());
+    for drain in drains {
+        let rounds = drain["rounds"].as_array().expect("rounds");
+        assert_eq!(rounds.len(), 2);
+        assert!(rounds.iter().all(|round| round["events"] == EVENTS), "{drain}");
+        assert!(spread_is_sound(&drain["events_per_second"]), "{drain}");
+        assert_eq!(drain["duplicates"], 0);
+    }
+    let poll = &drains[0];
+    assert!(
+        spread_is_sound(&poll["peak_rss_mib"]) && spread_is_sound(&poll["cpu_seconds_per_1000"]),
+        "{poll}"
+    );
+    assert_eq!(poll["ratios"][0]["to"], "the slower of rskafka and paged-read");
+
+    let latency = &report["latencies"][0];
+    assert_eq!((&latency["source"], &latency["events_per_second"]), (&json!("poll"), &json!(50)));
+    let measured: Vec<_> =
+        latency["rounds"].as_array().into_iter().flatten().filter(|r| !r.is_null()).collect();
+    assert_eq!(measured.len() + late.len(), 2, "a round is measured or void");
+    assert!(measured.iter().all(|round| round["events"].as_u64() > Some(50)), "{latency}");
+    for spread in [&latency["transaction_ms_p50"], &latency["commit_to_append_ms"]["max"]] {
+        assert!(measured.is_empty() || spread_is_sound(spread), "{latency}");
+    }
+    assert!(report["floor"]["produce_round_trip_ms"]["p50"].as_f64() > Some(0.0));
+
+    let name = report["name"].as_str().expect("a name");
+    let mut conn = PgConnection::connect(&url).await.expect("PostgreSQL");
+    let left: i64 = sqlx::query_scalar("select count(*) from pg_database where datname = $1")
+        .bind(name)
+        .fetch_one(&mut conn)
+        .await
+        .expect("catalogue");
+    assert_eq!(left, 0, "the database is dropped");
+    let log =
+        KafkaLog::connect(&load_from(None, &environment).expect("valid").config.kafka).await.expect("Kafka");
+    let topics: Vec<String> =
+        (1..40).flat_map(|run| [format!("{name}_{run}"), format!("{name}_{run}.miner")]).collect();
+    let topics = log.describe_topics(&topics).await.expect("asked");
+    assert!(topics.is_empty(), "the topics are deleted: {topics:?}");
+}

@@ -1,0 +1,465 @@
+//! Publishing through failures: real processes that are killed and frozen, brokers that are lost, lanes that are stuck.
+//! After each, every committed event is in Kafka at least once, in order per aggregate, and nothing else is.
+
+use std::time::{Duration, Instant};
+
+use hashinsight::doorbell::Bell;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::broker::{Broker, Settings};
+use crate::support::cluster::{Cluster, program};
+use crate::support::kafka::{delete, spec};
+use crate::support::process::run;
+use crate::support::proxy::{Fate, PRODUCE, Proxy, Rule};
+use crate::support::publishing::{LEADS, Publishing, Writer, commit, ready, write_under_load};
+use crate::support::{TestDb, service};
+
+/// On the shared broker, with publishers that look every so often by themselves.
+async fn publishing(with: &[(&str, &str)]) -> Publishing {
+    let kafka = service("KAFKA_BROKERS");
+    Publishing::on(&kafka, &kafka, with).await
+}
+
+/// The same test from either source.
+macro_rules! from_both_sources {
+    ($($name:ident)*) => {
+        $(mod $name {
+            #[tokio::test(flavor = "multi_thread")]
+            async fn poll() {
+                super::$name("poll").await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn wal() {
+                super::$name("wal").await;
+            }
+        })*
+    };
+}
+
+from_both_sources! {
+    killed_after_the_acknowledgement_and_before_it_is_kept_the_batch_comes_again
+    killed_before_the_append_nothing_is_lost
+    a_leader_that_is_frozen_is_replaced_and_fenced
+    a_broker_that_is_killed_and_comes_back_gets_everything
+    one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_order
+    a_transaction_of_100_000_events_passes_through_bounded_memory
+}
+
+async fn killed_after_the_acknowledgement_and_before_it_is_kept_the_batch_comes_again(source: &str) {
+    let mut publishing = publishing(&[]).await;
+    let mut publisher = publishing.failing_publisher(source, "pub.after_ack=pause").await;
+    let id = publishing.commit(1).await;
+    publisher.says("handed over").await;
+    publishing.read_until_there([id].into()).await;
+    publisher.kill().await;
+    let _publisher = publishing.publisher(source, ready(source)).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    let topic = publishing.topic("miner");
+    assert!(publishing.read_of(&topic).len() >= 3, "the first came twice");
+}
+
+async fn killed_before_the_append_nothing_is_lost(source: &str) {
+    let mut publishing = publishing(&[]).await;
+    let mut publisher = publishing.failing_publisher(source, "pub.before_send=pause").await;
+    publishing.commit(1).await;
+    publisher.says("handing over").await;
+    publisher.kill().await;
+    let topic = publishing.topic("miner");
+    let mut ends = 0;
+    for partition in 0..3 {
+        ends += publishing.log.bounds(&topic, partition).await.expect("bounds").end;
+    }
+    assert_eq!(ends, 0, "it was not sent");
+    let _publisher = publishing.publisher(source, ready(source)).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    assert!(source == "wal" || publishing.read_of(&topic).len() == 2);
+}
+
+async fn a_leader_that_is_frozen_is_replaced_and_fenced(source: &str) {
+    let mut publishing = publishing(&[]).await;
+    let mut frozen = publishing.publisher(source, ready(source)).await;
+    let mut standby = publishing.publisher(source, "standing by").await;
+    let db = publishing.test.db.clone();
+    let load = tokio::spawn(write_under_load(db, 4, 200));
+    publishing.commit(9).await;
+    frozen.signal("STOP").await;
+    let since = Instant::now();
+    standby.says(LEADS).await;
+    let taken_over = since.elapsed();
+    assert!(taken_over < Duration::from_secs(5), "{taken_over:?}");
+    load.await.expect("written");
+    publishing.everything_is_published().await;
+    frozen.signal("CONT").await;
+    frozen.says("publishing was interrupted").await;
+    frozen.says("standing by").await;
+    publishing.commit(9).await;
+    publishing.everything_is_published().await;
+    assert_eq!(
+        publishing.test.scalar::<i64>("select epoch from publisher_cursor").await,
+        2,
+        "it did not lead again"
+    );
+}
+
+async fn a_broker_that_is_killed_and_comes_back_gets_everything(source: &str) {
+    let mut broker = Broker::start(Settings::default()).await;
+    let address = broker.address();
+    let with = [("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "500")];
+    let mut publishing = Publishing::on(&address, &address, &with).await;
+    let mut publisher = publishing.publisher(source, ready(source)).await;
+    let db = publishing.test.db.clone();
+    write_under_load(db.clone(), 4, 50).await;
+    publishing.everything_is_published().await;
+    broker.kill().await;
+    // Writers do not notice.
+    write_under_load(db.clone(), 4, 100).await;
+    publisher.says("publishing failed").await;
+    broker.restart().await;
+    write_under_load(db, 4, 50).await;
+    publishing.everything_is_published().await;
+    let stuck: i64 = publishing.test.scalar("select count(*) from outbox_stuck").await;
+    assert_eq!(stuck, 0, "when nobody is served nobody makes way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_hangs_and_goes_on_gets_everything() {
+    let broker = Broker::start(Settings::default()).await;
+    let address = broker.address();
+    let with = [
+        ("HASHINSIGHT__KAFKA__PRODUCE_TIMEOUT_MS", "1000"),
+        ("HASHINSIGHT__KAFKA__METADATA_TIMEOUT_MS", "1000"),
+    ];
+    let mut publishing = Publishing::on(&address, &address, &with).await;
+    let mut publisher = publishing.publisher("poll", LEADS).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    broker.pause().await;
+    for owner in 0..5 {
+        publishing.commit(owner).await;
+    }
+    publisher.says("no answer").await;
+    publisher.says("no answer").await;
+    broker.resume().await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+}
+
+async fn one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_order(source: &str) {
+    let kafka = service("KAFKA_BROKERS");
+    let proxy = Proxy::before(&kafka).await;
+    let with = [
+        ("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "300"),
+        ("HASHINSIGHT__KAFKA__PRODUCE_TIMEOUT_MS", "500"),
+    ];
+    let mut publishing = Publishing::on(&kafka, proxy.address(), &with).await;
+    let topic = publishing.topic("miner");
+    let mut publisher = publishing.publisher(source, ready(source)).await;
+    // NOT_ENOUGH_REPLICAS
+    let lane = Some((topic.clone(), 1));
+    proxy.rule(Rule { api_key: PRODUCE, lane, skip: 0, times: usize::MAX, fate: Fate::Refuse(19) });
+    let writer = Writer::start(&publishing);
+    publisher.says("the lane is stuck").await;
+    writer.stop().await;
+    // The others come through all the same.
+    let others = publishing.ids("select id from event_outbox where aggregate_type = 'crm'").await;
+    publishing.read_until_there(others.into_iter().collect()).await;
+    publishing.holds("exists (select from outbox_stuck)").await;
+    proxy.forget_rules();
+    publisher.says("the lane flows").await;
+    write_under_load(publishing.test.db.clone(), 12, 20).await;
+    publishing.everything_is_published().await;
+    assert_eq!(publishing.test.scalar::<i64>("select count(*) from outbox_stuck").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_left_behind_by_a_dead_leader_go_first() {
+    let kafka = service("KAFKA_BROKERS");
+    let proxy = Proxy::before(&kafka).await;
+    let with = [("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "300")];
+    let mut publishing = Publishing::on(&kafka, proxy.address(), &with).await;
+    let lane = Some((publishing.topic("miner"), 2));
+    proxy.rule(Rule { api_key: PRODUCE, lane, skip: 0, times: usize::MAX, fate: Fate::Refuse(19) });
+    let mut publisher = publishing.publisher("poll", LEADS).await;
+    let writer = Writer::start(&publishing);
+    publisher.says("the lane is stuck").await;
+    publishing.holds("exists (select from outbox_stuck)").await;
+    writer.stop().await;
+    publisher.kill().await;
+    proxy.forget_rules();
+    let mut publisher = publishing.publisher("poll", "rows were kept back").await;
+    write_under_load(publishing.test.db.clone(), 12, 20).await;
+    publisher.says("the lane flows").await;
+    publishing.everything_is_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_holds_up_nobody_else_and_is_served_when_it_is_back() {
+    let mut publishing = publishing(&[("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "300")]).await;
+    let mut publisher = publishing.publisher("poll", LEADS).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    let miner = publishing.topic("miner");
+    delete(&service("KAFKA_BROKERS"), std::slice::from_ref(&miner)).await;
+    let writer = Writer::start(&publishing);
+    publisher.says("does not exist").await;
+    publisher.says("the lane is stuck").await;
+    writer.stop().await;
+    let others = publishing.ids("select id from event_outbox where aggregate_type = 'crm'").await;
+    assert!(!others.is_empty());
+    publishing.read_until_there(others.into_iter().collect()).await;
+
+    publishing.forget(&miner);
+    let kept = publishing.ids("select id from event_outbox join outbox_stuck using (position)").await;
+    publishing.log.ensure_topics(&[spec(&miner, 3)]).await.expect("made again");
+    publisher.says("the lane flows").await;
+    assert!(!kept.is_empty());
+    publishing.read_until_there(kept.into_iter().collect()).await;
+    let after = publishing.commit(1).await;
+    publishing.read_until_there([after].into()).await;
+    assert_eq!(publishing.test.scalar::<i64>("select count(*) from outbox_stuck").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_no_broker_takes_becomes_a_dead_letter_and_can_be_replayed() {
+    let small = |bytes: &str| Settings {
+        properties: vec![("message.max.bytes", bytes.to_owned())],
+        ..Settings::default()
+    };
+    let mut broker = Broker::start(small("65536")).await;
+    let address = broker.address();
+    let with = [("HASHINSIGHT__KAFKA__COMPRESSION", "none")];
+    let mut publishing = Publishing::on(&address, &address, &with).await;
+    let mut publisher = publishing.publisher("poll", LEADS).await;
+    let db = publishing.test.db.clone();
+    let before = publishing.commit(1).await;
+    let large = commit(&db, "miner.updated", 1, "m-0", json!({"note": "x".repeat(100_000)})).await;
+    let after = publishing.commit(1).await;
+    publisher.says("it is a dead letter now").await;
+    publishing.read_until_there([before, after].into()).await;
+    let letter: (String, Uuid, String, String, String, i64) = sqlx::query_as(
+        "select consumer_name, event_id, event_kind, tenant_id, status, log_offset from event_dlq",
+    )
+    .fetch_one(&publishing.test.admin)
+    .await
+    .expect("one letter");
+    let position: i64 =
+        publishing.test.scalar(&format!("select position from event_outbox where id = '{large}'")).await;
+    assert_eq!(
+        letter,
+        (
+            "publisher".to_owned(),
+            large,
+            "miner.updated".to_owned(),
+            "acme".to_owned(),
+            "dead".to_owned(),
+            position
+        )
+    );
+
+    let environment = publishing.test.environment.clone();
+    let replay = async |arguments: &[&str]| -> serde_json::Value {
+        let mut all = vec!["replay", "--consumer", "publisher", "--json"];
+        all.extend(arguments);
+        let ended = run(&environment, &all).await;
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        serde_json::from_str(&ended.stdout).expect("json")
+    };
+    assert_eq!(
+        replay(&["--dry-run"]).await,
+        json!({"dry_run": true, "matched": 1, "queued": 0, "skipped": 0})
+    );
+    assert_eq!(replay(&["--event-kind", "miner.added"]).await["matched"], 0);
+    assert_eq!(replay(&[]).await, json!({"dry_run": false, "matched": 1, "queued": 1, "skipped": 0}));
+    publisher.says("still not taken").await;
+    publishing.holds("(select status from event_dlq) = 'dead'").await;
+
+    broker.set("message.max.bytes", "1048588");
+    broker.restart().await;
+    assert_eq!(replay(&[]).await["queued"], 1);
+    publisher.says("a dead letter was published").await;
+    publishing.read_until_there([large].into()).await;
+    publishing.holds("(select status from event_dlq) = 'resolved'").await;
+}
+
+async fn a_transaction_of_100_000_events_passes_through_bounded_memory(source: &str) {
+    let mut publishing = publishing(&[]).await;
+    let publisher = publishing.publisher(source, ready(source)).await;
+    publishing
+        .test
+        .execute(
+            "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, payload) \
+             select i.id, 'miner', 'm', 't:u' || n % 7, 'miner.updated', 't', 'u' || n % 7, jsonb_build_object( \
+               'event_id', i.id, 'kind', 'miner.updated', 'tenant_id', 't', 'user_id', 'u' || n % 7, 'entity_id', 'm', \
+               'data', jsonb_build_object('pad', repeat('x', 300))) \
+             from (select gen_random_uuid() as id, n from generate_series(1, 100000) n offset 0) i",
+        )
+        .await;
+    publishing.everything_is_published().await;
+    let peak = publisher.peak_memory();
+    assert!(peak < 150 << 20, "{} MiB", peak >> 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_of_another_process_is_heard_and_a_lost_one_costs_the_poll_interval() {
+    let kafka = service("KAFKA_BROKERS");
+    // Nothing but a ring can wake this one in time.
+    let with = [("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS", "3600000")];
+    let mut publishing = Publishing::on(&kafka, &kafka, &with).await;
+    let publisher = publishing.publisher("poll", LEADS).await;
+    let test = &publishing.test;
+    test.lifecycle
+        .spawn("doorbells", test.bells.clone().run(test.db.clone(), test.lifecycle.stopping().clone()));
+    for owner in 0..5 {
+        let id = publishing.commit(owner).await;
+        publishing.test.bells.ring(Bell::Outbox);
+        publishing.read_until_there([id].into()).await;
+    }
+    publisher.kill().await;
+    // Whoever commits and dies rings no bell.
+    publishing
+        .test
+        .environment
+        .insert("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS".to_owned(), "50".to_owned());
+    let _publisher = publishing.publisher("poll", LEADS).await;
+    for owner in 0..3 {
+        let id = publishing.commit(owner).await;
+        publishing.read_until_there([id].into()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_switched_on_a_live_system() {
+    let mut publishing = publishing(&[]).await;
+    let writer = Writer::start(&publishing);
+    for (round, source) in ["poll", "wal", "poll", "wal", "wal", "poll"].into_iter().enumerate() {
+        let publisher = publishing.publisher(source, ready(source)).await;
+        let id = publishing.commit(round).await;
+        publishing.read_until_there([id].into()).await;
+        // Every other time there is no farewell.
+        if round % 2 == 0 {
+            publisher.signal("TERM").await;
+            assert_eq!(publisher.ended().await.0.code(), Some(0));
+        } else {
+            publisher.kill().await;
+        }
+        // Some events of each switch are committed while nobody publishes.
+        publishing.commit(round).await;
+    }
+    writer.stop().await;
+    let _publisher = publishing.publisher("wal", ready("wal")).await;
+    publishing.everything_is_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_open_across_the_switch_to_the_log_are_published() {
+    let mut publishing = publishing(&[]).await;
+    let mut early = publishing.test.admin.begin().await.expect("begin");
+    let insert = |n: u32| {
+        format!(
+            "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, payload) \
+             select i.id, 'miner', 'open-{n}', 't:u', 'miner.updated', 't', 'u', jsonb_build_object('event_id', i.id, \
+               'kind', 'miner.updated', 'tenant_id', 't', 'user_id', 'u', 'entity_id', 'open-{n}') \
+             from (select gen_random_uuid() as id offset 0) i"
+        )
+    };
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert(1))).execute(&mut *early).await.expect("written");
+    let mut publisher = publishing.publisher("wal", "the replication slot is missing").await;
+    // The slot waits for the open transaction; meanwhile the table is polled.
+    let id = publishing.commit(1).await;
+    publishing.read_until_there([id].into()).await;
+    early.commit().await.expect("commit");
+    publisher.says(ready("wal")).await;
+    publishing.everything_is_published().await;
+    let mut late = publishing.test.admin.begin().await.expect("begin");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert(2))).execute(&mut *late).await.expect("written");
+    let id = publishing.commit(1).await;
+    publishing.read_until_there([id].into()).await;
+    late.commit().await.expect("commit");
+    publishing.everything_is_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_slot_loses_no_event() {
+    let keep_little = [("max_slot_wal_keep_size", "4MB"), ("min_wal_size", "2MB"), ("max_wal_size", "2MB")];
+    let cluster = Cluster::start(&keep_little).await;
+    let kafka = service("KAFKA_BROKERS");
+    let test = TestDb::on(&cluster, Publishing::settings(&kafka, &[])).await;
+    let mut publishing = Publishing::of(test, &kafka).await;
+    let publisher = publishing.publisher("wal", ready("wal")).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    publisher.kill().await;
+    publishing.commit(1).await;
+    for _ in 0..4 {
+        publishing
+            .test
+            .execute(
+                "select pg_logical_emit_message(false, 'test', repeat('x', 100000)) from generate_series(1, 60); checkpoint",
+            )
+            .await;
+    }
+    publishing.holds("exists (select from pg_replication_slots where wal_status = 'lost')").await;
+    let mut publisher = publishing.publisher("wal", "the replication slot is lost").await;
+    publisher.says(ready("wal")).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_somebody_else_reads_the_slot_the_table_is_polled() {
+    let mut publishing = publishing(&[]).await;
+    let slot = publishing.test.environment["HASHINSIGHT__WAL__SLOT"].clone();
+    let created = run(&publishing.test.environment, &["slot", "create"]).await;
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    let mut reader = tokio::process::Command::new(program("pg_recvlogical"))
+        .args(["--start", "-f", "/dev/null", "--slot", &slot, "-o", "proto_version=1"])
+        .args([
+            "-o",
+            "publication_names=hashinsight_outbox",
+            "-d",
+            &publishing.test.environment["DATABASE_URL"],
+        ])
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("pg_recvlogical");
+    publishing
+        .holds("exists (select from pg_replication_slots where active and database = current_database())")
+        .await;
+    let mut publisher = publishing.publisher("wal", "somebody else reads the replication slot").await;
+    let id = publishing.commit(1).await;
+    publishing.read_until_there([id].into()).await;
+    reader.kill().await.expect("killed");
+    publisher.says(ready("wal")).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_replication_connection_is_replaced() {
+    let mut publishing = publishing(&[]).await;
+    let mut publisher = publishing.publisher("wal", ready("wal")).await;
+    let writer = Writer::start(&publishing);
+    for _ in 0..3 {
+        publishing
+            .test
+            .execute(
+                "select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()",
+            )
+            .await;
+        publisher.says(ready("wal")).await;
+    }
+    writer.stop().await;
+    publishing.everything_is_published().await;
+    // P follows the stream: a publisher that polls finds next to nothing left.
+    let newest: i64 = publishing.test.scalar("select max(position) from event_outbox").await;
+    publishing
+        .holds(&format!(
+            "(select pg_visible_in_snapshot(o.xid, c.published) from event_outbox o, publisher_cursor c where o.position = {newest})"
+        ))
+        .await;
+}
