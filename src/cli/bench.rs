@@ -36,6 +36,10 @@ pub struct PublishBench {
     /// Bytes that an event carries beside its envelope of about 300.
     #[arg(long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=262_144))]
     pub ballast: u32,
+    /// Hold a REPEATABLE READ transaction that has written an event open during each load: nothing that dies meanwhile
+    /// can be cleaned away.
+    #[arg(long)]
+    pub hold_transaction: bool,
     /// What to measure.
     #[arg(long, value_name = "SOURCE,..", value_delimiter = ',', value_enum, default_values_t = Source::DEFAULT)]
     pub sources: Vec<Source>,

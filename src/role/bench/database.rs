@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -15,6 +16,13 @@ use crate::role::migrate;
 
 /// A connector that was deleted winds down by itself.
 const RELEASED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Dead rows that a load left behind.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct DeadRows {
+    pub outbox: i64,
+    pub cursor: i64,
+}
 
 /// The database, reached past the roles of the product: a bench empties tables and makes slots.
 pub struct Database {
@@ -74,12 +82,37 @@ impl Database {
         &self.options
     }
 
-    /// Empties the outbox.
+    /// Empties the outbox, and the cursor's table of dead rows.
     pub async fn empty(&self) -> anyhow::Result<()> {
         let mut conn = self.owner().await?;
-        sqlx::raw_sql("truncate event_outbox").execute(&mut conn).await?;
+        for statement in ["truncate event_outbox", "vacuum publisher_cursor"] {
+            sqlx::raw_sql(statement).execute(&mut conn).await?;
+        }
         conn.close().await?;
         Ok(())
+    }
+
+    /// Begins a transaction that has written an event and keeps what it sees, until its connection is closed.
+    pub async fn hold(&self) -> anyhow::Result<PgConnection> {
+        let mut conn = self.owner().await?;
+        sqlx::raw_sql("begin isolation level repeatable read; select bench_event(0, 0)")
+            .execute(&mut conn)
+            .await?;
+        Ok(conn)
+    }
+
+    /// Rows that nobody needs and that were not cleaned away, as far as their writers have told.
+    pub async fn dead_rows(&self) -> anyhow::Result<DeadRows> {
+        let mut conn = self.owner().await?;
+        let (outbox, cursor) = sqlx::query_as(
+            "select coalesce(sum(n_dead_tup) filter (where relname like 'event_outbox%'), 0)::bigint, \
+               coalesce(sum(n_dead_tup) filter (where relname = 'publisher_cursor'), 0)::bigint \
+             from pg_stat_user_tables",
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.close().await?;
+        Ok(DeadRows { outbox, cursor })
     }
 
     /// Everything up to now counts as published.

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::database::Database;
+use super::database::{Database, DeadRows};
 use super::destination::{Arrivals, Destination};
 use super::drain::{Outcome, complete};
 use super::load::{ALLOWED_BEHIND, Writer};
@@ -30,6 +30,8 @@ pub struct Latency {
     pub generator_behind_ms: f64,
     pub cpu_seconds: Option<f64>,
     pub peak_rss_bytes: Option<u64>,
+    /// Once the source has ended.
+    pub dead_rows: DeadRows,
 }
 
 impl Latency {
@@ -87,6 +89,7 @@ pub async fn measure(
             .zip(after)
             .map(|(before, after)| (after.cpu.saturating_sub(before.cpu)).as_secs_f64()),
         peak_rss_bytes: after.map(|usage| usage.peak_rss_bytes),
+        dead_rows: DeadRows::default(),
     }))
 }
 

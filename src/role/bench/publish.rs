@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use chrono::Utc;
 use hdrhistogram::Histogram;
+use sqlx::Connection;
 use tokio::sync::oneshot;
 use tracing::info;
 use uuid::Uuid;
@@ -87,6 +88,7 @@ pub async fn run(
                     events: bench.args.events,
                     pairs: bench.args.pairs,
                     seconds: bench.args.seconds,
+                    transaction_held: bench.args.hold_transaction,
                     payload_bytes: 0,
                 },
                 left_out: Vec::new(),
@@ -356,9 +358,19 @@ impl Bench {
         }
         self.database.rewind(&self.database.snapshot().await?).await?;
         let (mut running, destination) = self.start(source, &name).await?;
-        let outcome =
+        let held = match self.args.hold_transaction {
+            true => Some(self.database.hold().await?),
+            false => None,
+        };
+        let mut outcome =
             latency::measure(&mut running, &self.database, &destination, &self.writer, load).await?;
         self.stop(running, destination, &name).await?;
+        if let Outcome::Measured(latency) = &mut outcome {
+            latency.dead_rows = self.database.dead_rows().await?;
+        }
+        if let Some(held) = held {
+            held.close().await?;
+        }
         Ok(outcome)
     }
 

@@ -31,6 +31,8 @@ pub struct Workload {
     pub events: u32,
     pub pairs: u32,
     pub seconds: u32,
+    /// Whether a transaction was held open during each load.
+    pub transaction_held: bool,
     /// As PostgreSQL's text form has them, on average.
     pub payload_bytes: i64,
 }
@@ -91,6 +93,9 @@ pub struct LatencyRow {
     pub generator_behind_ms: Option<Spread>,
     pub cpu_seconds_per_1000: Option<Spread>,
     pub peak_rss_mib: Option<Spread>,
+    /// Dead rows left behind in the outbox and in the cursor's table.
+    pub dead_outbox_rows: Option<Spread>,
+    pub dead_cursor_rows: Option<Spread>,
     pub duplicates: u64,
     pub ratios: Vec<Ratio>,
 }
@@ -180,6 +185,8 @@ impl Report {
                 generator_behind_ms: Spread::of(figures().map(|l| l.generator_behind_ms)),
                 cpu_seconds_per_1000: Spread::of(figures().filter_map(Latency::cpu_seconds_per_1000)),
                 peak_rss_mib: Spread::of(figures().filter_map(|l| mib(l.peak_rss_bytes))),
+                dead_outbox_rows: Spread::of(figures().map(|l| l.dead_rows.outbox as f64)),
+                dead_cursor_rows: Spread::of(figures().map(|l| l.dead_rows.cursor as f64)),
                 duplicates: figures().map(|l| l.duplicates).sum(),
                 ratios,
                 rounds: measured,

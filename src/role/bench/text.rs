@@ -37,6 +37,9 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
          rounds' ratios.",
         workload.events, workload.pairs, workload.payload_bytes
     )?;
+    if workload.transaction_held {
+        writeln!(out, "A REPEATABLE READ transaction that has written an event was open during each load.")?;
+    }
     for left in &report.left_out {
         writeln!(out, "left out: {}, {}", left.source.name(), left.reason)?;
     }
@@ -133,10 +136,13 @@ fn latencies(report: &Report, out: &mut String) -> std::fmt::Result {
         ratios(&row.ratios, out)?;
         writeln!(
             out,
-            "  writing took {} ms at p50; the generator was at most {} ms behind; {} duplicates",
+            "  writing took {} ms at p50; the generator was at most {} ms behind; {} duplicates; dead rows: outbox {}, \
+             cursor {}",
             shown(row.transaction_ms_p50, 1),
             shown(row.generator_behind_ms, 1),
-            row.duplicates
+            row.duplicates,
+            shown(row.dead_outbox_rows, 0),
+            shown(row.dead_cursor_rows, 0)
         )?;
     }
     if let Some(floor) = &report.floor {
