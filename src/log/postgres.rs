@@ -9,6 +9,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::topic_cache::TopicCache;
@@ -20,6 +22,9 @@ use crate::doorbell::{Bell, Doorbells};
 
 /// Records deleted by one statement of the retention.
 const RETENTION_BATCH: i64 = 5_000;
+
+/// How often retention runs.
+const RETAIN_EVERY: Duration = Duration::from_secs(600);
 
 /// The log in the tables `log_partition` and `log_record`.
 pub struct PostgresLog {
@@ -102,35 +107,6 @@ impl PostgresLog {
         .execute(conn)
         .await?;
         Ok(())
-    }
-
-    /// Deletes records past their topic's retention, never one that a group has yet to read; returns how many.
-    pub async fn retain(&self) -> Result<u64, LogError> {
-        let mut deleted = 0;
-        loop {
-            let mut tx = self.db.worker().await?;
-            let batch = sqlx::query(
-                "with expired as (select r.topic, r.partition, r.log_offset from log_record r \
-                   join log_partition p using (topic, partition) \
-                   where r.appended_at < now() - p.retention and not exists (select from consumer_offset o \
-                     where o.topic = r.topic and o.partition = r.partition and o.next_offset <= r.log_offset) \
-                   order by r.topic, r.partition, r.log_offset limit $1), \
-                 gone as (delete from log_record r using expired e where r.topic = e.topic \
-                   and r.partition = e.partition and r.log_offset = e.log_offset returning r.topic, r.partition, r.log_offset) \
-                 update log_partition p set start_offset = greatest(p.start_offset, g.upto + 1) \
-                   from (select topic, partition, max(log_offset) as upto, count(*) from gone group by 1, 2) g \
-                   where p.topic = g.topic and p.partition = g.partition",
-            )
-            .bind(RETENTION_BATCH)
-            .execute(tx.conn())
-            .await?
-            .rows_affected();
-            tx.commit().await?;
-            deleted += batch;
-            if batch == 0 {
-                return Ok(deleted);
-            }
-        }
     }
 
     async fn read(
@@ -300,5 +276,44 @@ impl EventLog for PostgresLog {
     }
 }
 
-/// How often retention runs.
-pub const RETAIN_EVERY: Duration = Duration::from_secs(600);
+/// Deletes records past their topic's retention, never one that a group has yet to read; returns how many.
+pub async fn retain(db: &Db) -> Result<i64, LogError> {
+    let mut deleted = 0;
+    loop {
+        let mut tx = db.worker().await?;
+        let batch: i64 = sqlx::query_scalar(
+            "with expired as (select r.topic, r.partition, r.log_offset from log_record r \
+               join log_partition p using (topic, partition) \
+               where r.appended_at < now() - p.retention and not exists (select from consumer_offset o \
+                 where o.topic = r.topic and o.partition = r.partition and o.next_offset <= r.log_offset) \
+               order by r.topic, r.partition, r.log_offset limit $1), \
+             gone as (delete from log_record r using expired e where r.topic = e.topic \
+               and r.partition = e.partition and r.log_offset = e.log_offset returning r.topic, r.partition, r.log_offset), \
+             moved as (update log_partition p set start_offset = greatest(p.start_offset, g.upto + 1) \
+               from (select topic, partition, max(log_offset) as upto from gone group by 1, 2) g \
+               where p.topic = g.topic and p.partition = g.partition) \
+             select count(*) from gone",
+        )
+        .bind(RETENTION_BATCH)
+        .fetch_one(tx.conn())
+        .await?;
+        tx.commit().await?;
+        deleted += batch;
+        if batch == 0 {
+            return Ok(deleted);
+        }
+    }
+}
+
+/// Deletes what is past its retention, time and again, until the stop.
+pub async fn run_retention(db: Db, stopping: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        if let Err(error) = retain(&db).await {
+            warn!(%error, "retention of the log failed; trying again later");
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return Ok(()),
+            () = tokio::time::sleep(RETAIN_EVERY) => {}
+        }
+    }
+}

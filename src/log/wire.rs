@@ -4,12 +4,13 @@
 
 mod sasl;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_ok;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
     DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest,
@@ -95,6 +96,7 @@ pub(crate) struct Connection {
     stream: Box<dyn Stream>,
     deadline: Duration,
     versions: HashMap<i16, VersionRange>,
+    features: BTreeMap<String, i16>,
     correlation: i32,
     /// An answer is outstanding or the framing is lost.
     broken: bool,
@@ -116,6 +118,7 @@ impl Connection {
             stream,
             deadline,
             versions: HashMap::new(),
+            features: BTreeMap::new(),
             correlation: 0,
             broken: false,
         };
@@ -140,6 +143,16 @@ impl Connection {
     /// The broker at the other end, as it was named to us.
     pub(crate) fn broker(&self) -> &str {
         &self.broker
+    }
+
+    /// The newest version of a request that the broker knows, if any.
+    pub(crate) fn newest(&self, key: ApiKey) -> Option<i16> {
+        self.versions.get(&(key as i16)).map(|range| range.max)
+    }
+
+    /// The level of each feature that the cluster has agreed upon: a broker does not tell its release otherwise.
+    pub(crate) fn features(&self) -> &BTreeMap<String, i16> {
+        &self.features
     }
 
     /// Sends a request in the newest version both sides know and waits for its answer.
@@ -180,10 +193,10 @@ impl Connection {
         if answer.error_code != 0 {
             return Err(self.malformed(&format!("ApiVersions error code {}", answer.error_code)));
         }
-        let range = |v: &kafka_protocol::messages::api_versions_response::ApiVersion| {
-            (v.api_key, VersionRange { min: v.min_version, max: v.max_version })
-        };
+        let range = |v: &ApiVersion| (v.api_key, VersionRange { min: v.min_version, max: v.max_version });
         self.versions = answer.api_keys.iter().map(range).collect();
+        let level = |f: &FinalizedFeatureKey| (f.name.to_string(), f.max_version_level);
+        self.features = answer.finalized_features.iter().map(level).collect();
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::group::LeaseMembership;
 use crate::lifecycle::Lifecycle;
 use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
-use crate::log::postgres::{PostgresLog, RETAIN_EVERY};
+use crate::log::postgres::{PostgresLog, run_retention};
 use crate::metrics;
 use crate::outbox::wal::WalSettings;
 use crate::outbox::{self, Retention};
@@ -89,20 +89,8 @@ impl App {
         };
         self.lifecycle.spawn("publisher", publisher.run(self.lifecycle.stopping().clone()));
         if log.transactional().is_some() {
-            let (log, stopping) = (Arc::clone(log), self.lifecycle.stopping().clone());
-            self.lifecycle.spawn("log-retention", async move {
-                loop {
-                    if let Some(log) = log.transactional()
-                        && let Err(error) = log.retain().await
-                    {
-                        tracing::warn!(%error, "retention of the log failed; trying again later");
-                    }
-                    tokio::select! {
-                        () = stopping.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(RETAIN_EVERY) => {}
-                    }
-                }
-            });
+            let stopping = self.lifecycle.stopping().clone();
+            self.lifecycle.spawn("log-retention", run_retention(self.db.clone(), stopping));
         }
         Ok(())
     }

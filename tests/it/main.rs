@@ -19,6 +19,7 @@ mod network;
 mod outbox;
 mod pipeline;
 mod portfolio;
+mod postgres_log;
 mod processes;
 mod publish;
 mod rebase;

@@ -13,13 +13,12 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{ApiVersionsRequest, DeleteTopicsRequest, FetchRequest, MetadataRequest};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::messages::{DeleteTopicsRequest, FetchRequest, MetadataRequest};
 
 use super::topics::{by_retry, ensure_with, metadata, topic};
 use crate::config::KafkaConfig;
 use crate::log::security::{Cluster, Security};
-use crate::log::wire::{CLIENT_ID, Connection};
+use crate::log::wire::Connection;
 use crate::log::{LogError, TopicSpec};
 
 const STAMPED_BY_THE_BROKER: [(&str, &str); 1] = [("message.timestamp.type", "LogAppendTime")];
@@ -128,18 +127,9 @@ impl MeasuredTopics {
         }
     }
 
-    /// The level of each feature that the cluster has agreed upon: a broker does not tell its version otherwise.
+    /// The level of each feature that the cluster has agreed upon.
     pub async fn features(&self) -> Result<BTreeMap<String, i16>, LogError> {
-        let mut connection = Connection::open_any(&self.cluster, self.deadline).await?;
-        // A broker answers nobody who does not name himself.
-        let request = ApiVersionsRequest::default()
-            .with_client_software_name(StrBytes::from_static_str(CLIENT_ID))
-            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-        let answer = connection.request(&request).await?;
-        let level = |f: kafka_protocol::messages::api_versions_response::FinalizedFeatureKey| {
-            (f.name.to_string(), f.max_version_level)
-        };
-        Ok(answer.finalized_features.into_iter().map(level).collect())
+        Ok(Connection::open_any(&self.cluster, self.deadline).await?.features().clone())
     }
 }
 
