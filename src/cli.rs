@@ -11,7 +11,7 @@ use crate::config::EventSource;
 
 mod bench;
 
-pub use bench::{Bench, BenchCommand, Case, PublishBench, Source};
+pub use bench::{Bench, BenchCommand, Case, ConsumeBench, PublishBench, Source};
 
 /// Bitcoin-mining portfolios, current in real time.
 #[derive(Debug, Parser)]

@@ -16,6 +16,24 @@ pub struct Bench {
 pub enum BenchCommand {
     /// From the outbox to the log: how fast a backlog drains, and how late a record is at a given load.
     Publish(PublishBench),
+    /// From the log to the read models: how fast a group applies a backlog.
+    Consume(ConsumeBench),
+}
+
+/// Arguments of `bench consume`.
+#[derive(Debug, Clone, Args)]
+pub struct ConsumeBench {
+    /// Events of a backlog.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub events: u32,
+    /// Rounds in which everyone gets their turn, each time in another order.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub pairs: u32,
+    /// Owners of the events: a batch recomputes each of its owners once.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub owners: u32,
+    #[command(flatten)]
+    pub json: Json,
 }
 
 /// Arguments of `bench publish`.

@@ -1,4 +1,6 @@
-//! `bench publish`: small, so that it says nothing about speed, but whole.
+//! `bench`: small, so that it says nothing about speed, but whole.
+
+use std::collections::BTreeMap;
 
 use hashinsight::config::load_from;
 use hashinsight::log::EventLog;
@@ -97,8 +99,37 @@ async fn the_report_is_whole_accounts_for_every_event_and_leaves_nothing_behind(
     }
     assert!(report["floor"]["produce_round_trip_ms"]["p50"].as_f64() > Some(0.0));
 
+    nothing_is_left(&report, &environment).await;
+}
+
+#[tokio::test]
+async fn everyone_applies_the_whole_backlog() {
+    let url = service("DATABASE_URL");
+    let environment = settings(&[("DATABASE_URL", &url), ("KAFKA_BROKERS", &service("KAFKA_BROKERS"))]);
+    let events = EVENTS.to_string();
+    let arguments = ["bench", "consume", "--events", &events, "--pairs", "1", "--owners", "7", "--json"];
+    let ended = run(&environment, &arguments).await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("one document");
+    assert_eq!(report["void"], json!([]));
+    assert_eq!((&report["events"], &report["owners"]), (&json!(EVENTS), &json!(8)));
+    let rows = report["rows"].as_array().expect("rows");
+    let named: Vec<_> = rows.iter().map(|row| row["who"].as_str().expect("a name")).collect();
+    assert_eq!(named, ["consumer", "bare-sql", "three-transactions"]);
+    for row in rows {
+        assert!(
+            spread_is_sound(&row["events_per_second"]) && spread_is_sound(&row["consumer_ratio"]),
+            "{row}"
+        );
+    }
+    assert_eq!(rows[0]["rounds"][0]["events"], EVENTS);
+    assert!(spread_is_sound(&rows[0]["peak_rss_mib"]), "{}", rows[0]);
+    nothing_is_left(&report, &environment).await;
+}
+
+async fn nothing_is_left(report: &Value, environment: &BTreeMap<String, String>) {
     let name = report["name"].as_str().expect("a name");
-    let mut conn = PgConnection::connect(&url).await.expect("PostgreSQL");
+    let mut conn = PgConnection::connect(&environment["DATABASE_URL"]).await.expect("PostgreSQL");
     let left: i64 = sqlx::query_scalar("select count(*) from pg_database where datname = $1")
         .bind(name)
         .fetch_one(&mut conn)
@@ -106,9 +137,10 @@ async fn the_report_is_whole_accounts_for_every_event_and_leaves_nothing_behind(
         .expect("catalogue");
     assert_eq!(left, 0, "the database is dropped");
     let log =
-        KafkaLog::connect(&load_from(None, &environment).expect("valid").config.kafka).await.expect("Kafka");
-    let topics: Vec<String> =
-        (1..40).flat_map(|run| [format!("{name}_{run}"), format!("{name}_{run}.miner")]).collect();
+        KafkaLog::connect(&load_from(None, environment).expect("valid").config.kafka).await.expect("Kafka");
+    let topics: Vec<String> = (1..40)
+        .flat_map(|run| [format!("{name}_{run}"), format!("{name}_{run}.miner"), format!("{name}.miner")])
+        .collect();
     let topics = log.describe_topics(&topics).await.expect("asked");
     assert!(topics.is_empty(), "the topics are deleted: {topics:?}");
 }

@@ -1,4 +1,4 @@
-//! Our own publisher as a process of its own: this program, started once more.
+//! Our own publisher or consumer as a process of its own: this program, started once more.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use tokio::process::{Child, Command};
 use super::process::{self, Usage};
 use crate::config::{self, Config};
 
-/// A running publisher. Killed with this value.
-pub struct Publisher {
+/// A running role. Killed with this value.
+pub struct OwnProcess {
     child: Child,
     shown: String,
 }
 
-impl Publisher {
+impl OwnProcess {
     /// Starts it on the database of the configuration and with topics of this prefix. It keeps what else the
     /// environment and the configuration file of this process say; its warnings go where ours go.
     pub fn start(
@@ -58,7 +58,7 @@ impl Publisher {
 
     /// What it has used since its start.
     pub fn usage(&self) -> anyhow::Result<Usage> {
-        process::usage(self.child.id().context("the publisher has ended")?)
+        process::usage(self.child.id().context("it has ended")?)
     }
 
     /// Ends it at once: what it leaves behind is reset anyway.

@@ -95,7 +95,7 @@ impl Database {
     /// Begins a transaction that has written an event and keeps what it sees, until its connection is closed.
     pub async fn hold(&self) -> anyhow::Result<PgConnection> {
         let mut conn = self.owner().await?;
-        sqlx::raw_sql("begin isolation level repeatable read; select bench_event(0, 0)")
+        sqlx::raw_sql("begin isolation level repeatable read; select bench_event(0, 0, 1)")
             .execute(&mut conn)
             .await?;
         Ok(conn)

@@ -4,21 +4,25 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | publish | the plan: rounds, turns, cleaning up |
+//! | ground | what a bench stands on, and how it is taken away |
+//! | publish, consume | the plans: rounds and turns |
 //! | database, backlog, load | what is read: a database of the bench's own, a backlog, a load |
 //! | destination | what is written: a topic of each run, what arrived in it and when |
-//! | source, child, debezium | who is measured: our publisher as a process, the peer in Kafka Connect |
-//! | ceilings | what reading alone and producing alone can do |
+//! | source, child, debezium | who is measured: our own process, the peer in Kafka Connect |
+//! | ceilings, applying | what reading, producing or the SQL alone can do; the predecessor's way |
 //! | drain, latency, process | one measurement |
 //! | statistics, machine, report, text | what the measurements say together, and on what |
 
+mod applying;
 mod backlog;
 mod ceilings;
 mod child;
+mod consume;
 mod database;
 mod debezium;
 mod destination;
 mod drain;
+mod ground;
 mod latency;
 mod load;
 mod machine;
@@ -29,4 +33,5 @@ mod source;
 mod statistics;
 mod text;
 
+pub use consume::run as consume;
 pub use publish::run as publish;

@@ -11,30 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use chrono::Utc;
 use hdrhistogram::Histogram;
 use sqlx::Connection;
-use tokio::sync::oneshot;
 use tracing::info;
 use uuid::Uuid;
 
 use super::database::Database;
 use super::destination::{Broker, Destination};
 use super::drain::{Drain, Outcome, drain};
+use super::ground::{self, Ground};
 use super::latency::{self, Latency, Load};
 use super::load::{Writer, poisson};
 use super::report::{Floor, LeftOut, Report, Rounds, Workload, name_of};
 use super::source::{Running, Starter};
 use super::statistics::{Quantiles, rotated};
-use super::{backlog, ceilings, debezium, machine, text};
+use super::{backlog, ceilings, machine, text};
 use crate::cli::{Case, PublishBench, Source};
-use crate::config::{Config, ConfigError, Origin};
-use crate::connector::Connect;
+use crate::config::{Config, Origin};
 use crate::db::Db;
 use crate::doorbell::Doorbells;
-use crate::lifecycle::Lifecycle;
-use crate::log::kafka::KafkaLog;
-use crate::log::kafka::measured::MeasuredTopics;
 use crate::role::print_json;
 
 /// A load before the measured one: the share of it, and the least.
@@ -44,109 +39,50 @@ const WARM_UP_LEAST: Duration = Duration::from_secs(1);
 /// A backlog before the measured ones: the share of them.
 const WARM_UP_EVENTS: u32 = 4;
 
-/// Measures and prints the report. Whatever happens, what was made for it is taken away again.
+/// Measures and prints the report.
 pub async fn run(
     config: Config,
     origins: &[Origin],
     file: Option<PathBuf>,
     args: PublishBench,
 ) -> anyhow::Result<()> {
-    if config.kafka.broker_list().is_empty() {
-        bail!(ConfigError("kafka.brokers is not set: set KAFKA_BROKERS=host:port".to_owned()));
-    }
-    let connect = config.kafka.connect_url().map(|_| Connect::new(&config)).transpose()?;
-    let name = format!("hashinsight_bench_{}_{}", Utc::now().format("%Y%m%d%H%M%S"), std::process::id());
-    let (before, json) = (machine::machine(), args.json.json);
+    let (machine, json) = (machine::machine(), args.json.json);
     let mut services = vec![machine::ours(origins)];
-    if let Some(connect) = &connect {
-        services.push(machine::kafka_connect(connect).await?);
-    }
-    let broker = Broker {
-        log: Arc::new(KafkaLog::connect(&config.kafka).await?),
-        topics: MeasuredTopics::new(&config.kafka)?,
-        partitions: config.kafka.partitions,
-        replication_factor: config.kafka.replication_factor,
-    };
-    let drain = config.shutdown.drain();
-    let database = Arc::new(Database::create(config, &name).await?);
-
-    let lifecycle = Lifecycle::default();
-    let (finished, report) = oneshot::channel();
-    let measuring = {
-        let (lifecycle, database, broker) = (lifecycle.clone(), Arc::clone(&database), broker.clone());
-        let (connect, name) = (connect.clone(), name.clone());
-        async move {
-            check_settings(&database).await?;
-            services.push(machine::postgres(&database).await?);
-            services.push(machine::kafka(&broker).await?);
-            let mut bench = Bench::open(name, args, database, broker, connect, file, &lifecycle).await?;
-            let report = Report {
-                name: bench.name.clone(),
-                machine: before,
-                services,
-                workload: Workload {
-                    events: bench.args.events,
-                    pairs: bench.args.pairs,
-                    seconds: bench.args.seconds,
-                    transaction_held: bench.args.hold_transaction,
-                    payload_bytes: 0,
-                },
-                left_out: Vec::new(),
-                floor: None,
-                drains: Vec::new(),
-                latencies: Vec::new(),
-                void: Vec::new(),
-            };
-            let measured = Box::pin(bench.measure(report)).await;
-            bench.db.close().await;
-            measured
+    let report = ground::measured(config, async move |ground| {
+        if let Some(connect) = &ground.connect {
+            services.push(machine::kafka_connect(connect).await?);
         }
-    };
-    let task = lifecycle.clone();
-    lifecycle.spawn("bench", async move {
-        let stopping = task.stopping().clone();
-        tokio::select! {
-            report = Box::pin(measuring) => {
-                let report = report?;
-                task.stop();
-                // Nobody listens only if the process is stopping for another reason.
-                let _ = finished.send(report);
-            }
-            () = stopping.cancelled() => {}
-        }
-        Ok(())
-    });
-    let ended = lifecycle.run(drain).await;
-    let cleaned = clean_up(&name, &database, &broker, connect.as_ref()).await;
-    ended?;
-    cleaned.with_context(|| format!("cleaning up; what is left is named {name}"))?;
-    let Ok(report) = report.await else { bail!("stopped before the end: nothing is reported") };
+        check_settings(&ground.database).await?;
+        services.push(machine::postgres(&ground.database).await?);
+        services.push(machine::kafka(&ground.broker).await?);
+        let mut bench = Bench::open(ground, args, file).await?;
+        let report = Report {
+            name: bench.name.clone(),
+            machine,
+            services,
+            workload: Workload {
+                events: bench.args.events,
+                pairs: bench.args.pairs,
+                seconds: bench.args.seconds,
+                transaction_held: bench.args.hold_transaction,
+                payload_bytes: 0,
+            },
+            left_out: Vec::new(),
+            floor: None,
+            drains: Vec::new(),
+            latencies: Vec::new(),
+            void: Vec::new(),
+        };
+        let measured = Box::pin(bench.measure(report)).await;
+        bench.db.close().await;
+        measured
+    })
+    .await?;
     if json {
         return print_json(&report);
     }
     print!("{}", text::text(&report));
     Ok(())
-}
-
-/// Takes away what was made: connectors first, since they would hold slots and topics. What fails keeps nothing else
-/// from being taken away.
-async fn clean_up(
-    name: &str,
-    database: &Database,
-    broker: &Broker,
-    connect: Option<&Connect>,
-) -> anyhow::Result<()> {
-    let connectors = match connect {
-        Some(connect) => debezium::delete_connectors(connect, name).await,
-        None => Ok(()),
-    };
-    let dropped = database.drop().await;
-    let topics = broker.topics.delete(name).await;
-    let heartbeats = broker.topics.delete(&debezium::heartbeat_topic(name)).await;
-    connectors?;
-    dropped?;
-    topics?;
-    Ok(heartbeats?)
 }
 
 /// Without these times there is no latency.
@@ -177,15 +113,8 @@ struct Bench {
 }
 
 impl Bench {
-    async fn open(
-        name: String,
-        args: PublishBench,
-        database: Arc<Database>,
-        broker: Broker,
-        connect: Option<Connect>,
-        file: Option<PathBuf>,
-        lifecycle: &Lifecycle,
-    ) -> anyhow::Result<Self> {
+    async fn open(ground: Ground, args: PublishBench, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let Ground { name, database, broker, connect, lifecycle } = ground;
         backlog::prepare(&database).await?;
         let db = Db::open(&database.config).await?;
         let bells = Doorbells::default();
@@ -295,7 +224,7 @@ impl Bench {
             runs.push((source, name));
         }
         let snapshot = self.database.snapshot().await?;
-        backlog::fill(&self.database, case, events, self.args.ballast).await?;
+        backlog::fill(&self.database, case, events, self.args.ballast, backlog::USERS).await?;
         let backlog = Backlog {
             snapshot,
             ids: self.database.ids().await?.into_iter().collect(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::child::Publisher;
+use super::child::OwnProcess;
 use super::database::Database;
 use super::debezium::{self, Connector, Route};
 use super::destination::Broker;
@@ -66,7 +66,7 @@ pub struct Starter {
 
 /// A started source.
 pub enum Running {
-    Publisher(Publisher),
+    Publisher(OwnProcess),
     Connector(Connector),
 }
 
@@ -81,7 +81,7 @@ impl Starter {
     ) -> anyhow::Result<Running> {
         if let Some(arguments) = source.arguments() {
             let file = self.file.as_ref();
-            let child = Publisher::start(&database.config, file, topic_prefix, slot, arguments)?;
+            let child = OwnProcess::start(&database.config, file, topic_prefix, slot, arguments)?;
             return Ok(Running::Publisher(child));
         }
         let connect = self.connect.as_ref().context("kafka.connect_url is not set: set KAFKA_CONNECT_URL")?;
