@@ -110,8 +110,8 @@ impl KafkaLog {
         Ok((records.into_iter().map(|r| (r.offset, from_kafka(r.record))).collect(), end))
     }
 
-    /// One request: all of its records or, as far as is known, none.
-    async fn produce(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), LogError> {
+    /// One request: all of its records, each with its offset, or, as far as is known, none.
+    async fn produce(&self, topic: &str, partition: i32, records: &[Record]) -> Result<Vec<i64>, LogError> {
         let records = records.iter().map(to_kafka).collect();
         let codec = codec(self.compression);
         self.clients
@@ -120,8 +120,7 @@ impl KafkaLog {
             })
             .await
             .map_err(|failure| log_error(failure, topic, partition, During::Append))
-            .inspect_err(|error| self.topics.forget_if_unknown(error))?;
-        Ok(())
+            .inspect_err(|error| self.topics.forget_if_unknown(error))
     }
 }
 
@@ -147,7 +146,7 @@ impl EventLog for KafkaLog {
         let mut appended = 0;
         while let Some(request) = todo.pop() {
             match self.produce(topic, partition, request).await {
-                Ok(()) => appended += request.len(),
+                Ok(_) => appended += request.len(),
                 // One record of it is at fault: halved until that one stands alone, behind those before it.
                 Err(LogError::Rejected { .. }) if request.len() > 1 => {
                     let (first, second) = request.split_at(request.len() / 2);
@@ -157,6 +156,12 @@ impl EventLog for KafkaLog {
             }
         }
         Ok(())
+    }
+
+    async fn append_one(&self, topic: &str, partition: i32, record: &Record) -> Result<i64, LogError> {
+        let offsets = self.produce(topic, partition, std::slice::from_ref(record)).await?;
+        let missing = || LogError::Unavailable(format!("{topic}/{partition}: no offset in the answer"));
+        offsets.first().copied().ok_or_else(missing)
     }
 
     async fn fetch(

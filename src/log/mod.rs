@@ -143,6 +143,9 @@ pub trait EventLog: Send + Sync {
     /// Appends to one partition, in order. The caller keeps one append in flight per partition.
     async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError>;
 
+    /// Appends one record and says where it stands, on a partition that others append to as well.
+    async fn append_one(&self, topic: &str, partition: i32, record: &Record) -> Result<i64, LogError>;
+
     /// Records from an offset on; empty after `max_wait` without one.
     async fn fetch(
         &self,

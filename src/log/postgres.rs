@@ -62,14 +62,15 @@ impl PostgresLog {
         Self { db, bells, topics: TopicCache::default() }
     }
 
-    /// Appends inside the caller's transaction; the caller rings [`Bell::Log`] after the commit.
+    /// Appends inside the caller's transaction and returns the offset of the first record; the caller rings [`Bell::Log`]
+    /// after the commit.
     pub async fn append_in(
         &self,
         conn: &mut PgConnection,
         topic: &str,
         partition: i32,
         records: &[Record],
-    ) -> Result<(), LogError> {
+    ) -> Result<i64, LogError> {
         let count = records.len() as i64;
         let end: Option<i64> = sqlx::query_scalar(
             "update log_partition set end_offset = end_offset + $3 where topic = $1 and partition = $2 \
@@ -106,7 +107,16 @@ impl PostgresLog {
         .bind(records.iter().map(|r| r.timestamp).collect::<Vec<_>>())
         .execute(conn)
         .await?;
-        Ok(())
+        Ok(end - count)
+    }
+
+    /// Appends in a transaction of its own and returns the offset of the first record.
+    async fn append_all(&self, topic: &str, partition: i32, records: &[Record]) -> Result<i64, LogError> {
+        let mut tx = self.db.worker().await?;
+        let first = self.append_in(tx.conn(), topic, partition, records).await?;
+        tx.commit().await?;
+        self.bells.ring(Bell::Log);
+        Ok(first)
     }
 
     async fn read(
@@ -187,15 +197,12 @@ impl EventLog for PostgresLog {
     }
 
     async fn append(&self, topic: &str, partition: i32, records: &[Record]) -> Result<(), AppendError> {
-        let all_or_nothing = async {
-            let mut tx = self.db.worker().await?;
-            self.append_in(tx.conn(), topic, partition, records).await?;
-            tx.commit().await?;
-            Ok(())
-        };
-        all_or_nothing.await.map_err(|error| AppendError { appended: 0, error })?;
-        self.bells.ring(Bell::Log);
-        Ok(())
+        let all_or_nothing = self.append_all(topic, partition, records).await;
+        all_or_nothing.map(drop).map_err(|error| AppendError { appended: 0, error })
+    }
+
+    async fn append_one(&self, topic: &str, partition: i32, record: &Record) -> Result<i64, LogError> {
+        self.append_all(topic, partition, std::slice::from_ref(record)).await
     }
 
     async fn fetch(

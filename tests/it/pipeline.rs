@@ -427,6 +427,10 @@ impl EventLog for Delayed {
         self.log.append(topic, partition, records).await
     }
 
+    async fn append_one(&self, topic: &str, partition: i32, record: &Record) -> Result<i64, LogError> {
+        self.log.append_one(topic, partition, record).await
+    }
+
     async fn fetch(
         &self,
         topic: &str,
