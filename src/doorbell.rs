@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor, PgListener, PgPool};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,16 +31,19 @@ pub enum Bell {
     Log,
     /// A consumer group committed a batch.
     Applied,
+    /// There is a new dead letter, or somebody asked for one to be replayed.
+    Letters,
 }
 
 impl Bell {
-    const ALL: [Self; 3] = [Self::Outbox, Self::Log, Self::Applied];
+    const ALL: [Self; 4] = [Self::Outbox, Self::Log, Self::Applied, Self::Letters];
 
     fn channel(self) -> &'static str {
         match self {
             Self::Outbox => "hashinsight_outbox",
             Self::Log => "hashinsight_log",
             Self::Applied => "hashinsight_applied",
+            Self::Letters => "hashinsight_letters",
         }
     }
 }
@@ -63,7 +66,7 @@ struct Rings {
 /// The bells of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Doorbells {
-    lines: Arc<[Line; 3]>,
+    lines: Arc<[Line; 4]>,
     /// Sent along, so that a process ignores the echo of its own rings.
     process: Arc<str>,
 }
@@ -71,7 +74,10 @@ pub struct Doorbells {
 impl Default for Doorbells {
     fn default() -> Self {
         let line = || Line { rung: watch::Sender::default(), outward: Notify::new() };
-        Self { lines: Arc::new([line(), line(), line()]), process: uuid::Uuid::now_v7().to_string().into() }
+        Self {
+            lines: Arc::new([line(), line(), line(), line()]),
+            process: uuid::Uuid::now_v7().to_string().into(),
+        }
     }
 }
 
@@ -94,6 +100,11 @@ impl Listener {
 }
 
 impl Listener {
+    /// Whether it has rung since [`Listener::arm`].
+    pub fn has_rung(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
+    }
+
     /// Whether a process that rang gathers what it has to announce since: until it rings again, look by yourself.
     pub fn is_muffled(&self) -> bool {
         self.0.borrow().elsewhere.is_some_and(|heard| heard.elapsed() < GATHER)
@@ -126,6 +137,7 @@ impl Doorbells {
             () = self.send(Bell::Outbox, &pool) => {}
             () = self.send(Bell::Log, &pool) => {}
             () = self.send(Bell::Applied, &pool) => {}
+            () = self.send(Bell::Letters, &pool) => {}
         }
         pool.close().await;
         Ok(())
@@ -135,11 +147,7 @@ impl Doorbells {
         loop {
             self.line(bell).outward.notified().await;
             // Failure is no event: the listeners poll.
-            let _ = sqlx::query("select pg_notify($1, $2)")
-                .bind(bell.channel())
-                .bind(&*self.process)
-                .execute(pool)
-                .await;
+            let _ = notify(pool, bell, &self.process).await;
             tokio::time::sleep(GATHER).await;
         }
     }
@@ -174,4 +182,18 @@ impl Doorbells {
         }
         Ok(())
     }
+}
+
+/// Rings in the running processes, for a command that does not run the bells.
+pub async fn ring_elsewhere(conn: &mut PgConnection, bell: Bell) -> Result<(), sqlx::Error> {
+    notify(conn, bell, "").await
+}
+
+async fn notify<'c>(executor: impl PgExecutor<'c>, bell: Bell, process: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_notify($1, $2)")
+        .bind(bell.channel())
+        .bind(process)
+        .execute(executor)
+        .await
+        .map(drop)
 }
