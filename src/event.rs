@@ -133,6 +133,9 @@ struct Envelope {
     data: Value,
 }
 
+/// Longest kind.
+const MAX_KIND: usize = 128;
+
 /// Why bytes are no event that may be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -196,6 +199,10 @@ pub fn decode(
     }
     let envelope = Envelope::deserialize(&json)
         .map_err(|e| undecodable(Reason::NotAnEnvelope, &e.to_string(), &json))?;
+    if !is_kind(&envelope.kind) {
+        let message = format!("kind must be 1 to {MAX_KIND} visible ASCII characters");
+        return Err(undecodable(Reason::NotAnEnvelope, &message, &json));
+    }
     let tenant = envelope.tenant_id.as_str().as_bytes();
     let of_key = key.and_then(|k| k.split(|b| *b == b':').next());
     if of_key != Some(tenant) || tenant_header.is_some_and(|header| header != tenant) {
@@ -214,13 +221,18 @@ pub fn decode(
     })
 }
 
+/// Whether a table and a log line take it: kinds of other writers may be unknown, but not anything.
+fn is_kind(text: &str) -> bool {
+    (1..=MAX_KIND).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 fn undecodable(reason: Reason, message: &str, json: &Value) -> Box<Undecodable> {
     let text = |name: &str| json.get(name).and_then(Value::as_str);
     Box::new(Undecodable {
         reason,
         message: message.to_owned(),
         event_id: text("event_id").and_then(|t| t.parse().ok()),
-        kind: text("kind").filter(|k| k.len() <= 128 && !k.contains('\0')).map(str::to_owned),
+        kind: text("kind").filter(|kind| is_kind(kind)).map(str::to_owned),
         tenant_id: text("tenant_id").and_then(|t| t.parse().ok()),
         user_id: text("user_id").and_then(|t| t.parse().ok()),
     })
@@ -260,6 +272,10 @@ mod tests {
         assert_eq!(reason("t1:u1", bytes(b"[]"), None), Reason::NotAnEnvelope);
         let no_id = value(|v| v["event_id"] = "x".into());
         assert_eq!(reason("t1:u1", Some(no_id), None), Reason::NotAnEnvelope);
+        for kind in ["", "a\0b", "miner added", &"x".repeat(200)] {
+            let odd = value(|v| v["kind"] = kind.into());
+            assert_eq!(reason("t1:u1", Some(odd), None), Reason::NotAnEnvelope, "{kind:?}");
+        }
         let newer = value(|v| v["version"] = 2.into());
         assert_eq!(reason("t1:u1", Some(newer), None), Reason::UnsupportedVersion);
         assert_eq!(reason("t2:u1", Some(value(|_| ())), None), Reason::TenantMismatch);
