@@ -10,8 +10,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::EventSource;
 
 mod bench;
+mod replay;
 
 pub use bench::{Bench, BenchCommand, Case, ConsumeBench, PublishBench, Source};
+pub use replay::{Discard, Letters, Replay, ReplayCommand};
 
 /// Bitcoin-mining portfolios, current in real time.
 #[derive(Debug, Parser)]
@@ -47,7 +49,7 @@ pub enum Command {
     Doctor(Json),
     /// Show how far each group is behind the log.
     Lag(Lag),
-    /// Hand dead letters over again: events that could not be published.
+    /// Hand dead letters over again to the group that failed, count them, or discard one.
     Replay(Replay),
     /// Show the effective configuration and where each value comes from; secrets are masked.
     Config(Json),
@@ -193,31 +195,6 @@ pub struct Lag {
     /// Only this group.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
-    #[command(flatten)]
-    pub json: Json,
-}
-
-/// Arguments of `replay`.
-#[derive(Debug, Args)]
-pub struct Replay {
-    /// Whose dead letters.
-    #[arg(long, value_name = "NAME", value_parser = [crate::dead_letter::PUBLISHER])]
-    pub consumer: String,
-    /// Only those that died within so many hours.
-    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(i32).range(1..=87_600))]
-    pub hours: i32,
-    /// Only events of this kind, such as miner.added.
-    #[arg(long, value_name = "KIND")]
-    pub event_kind: Option<String>,
-    /// At most so many, the oldest first.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
-    pub limit: i64,
-    /// At most so many a second.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub rate: Option<u32>,
-    /// Only say how many there are.
-    #[arg(long)]
-    pub dry_run: bool,
     #[command(flatten)]
     pub json: Json,
 }

@@ -16,6 +16,8 @@ pub enum Outcome {
     Parked,
     /// It is a dead letter.
     Dead,
+    /// It was a dead letter, and somebody discarded it.
+    Discarded,
 }
 
 impl Outcome {
@@ -25,6 +27,7 @@ impl Outcome {
             Self::Applied => "applied",
             Self::Parked => "parked",
             Self::Dead => "dead",
+            Self::Discarded => "discarded",
         }
     }
 }
@@ -74,4 +77,23 @@ pub async fn settle(
     .await?
     .rows_affected();
     Ok(changed == 1)
+}
+
+/// Lets an event in again, to the retry queue, because somebody asked for it: one that was given up, or never got in
+/// since its bytes could not be read. `false`: it was applied, or waits in the queue already.
+pub async fn readmit(conn: &mut PgConnection, group: &str, event: &Event) -> Result<bool, sqlx::Error> {
+    let admitted = sqlx::query(
+        "insert into event_inbox as i (consumer_name, event_id, tenant_id, event_kind, outcome) \
+         values ($1, $2, $3, $4, 'parked') on conflict (consumer_name, event_id) \
+         do update set outcome = 'parked', processed_at = statement_timestamp() \
+         where i.outcome in ('dead', 'discarded')",
+    )
+    .bind(group)
+    .bind(event.event_id)
+    .bind(event.tenant_id.as_str())
+    .bind(&event.kind)
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(admitted == 1)
 }

@@ -19,12 +19,13 @@
 //! | connector | event, outbox, frame |
 //! | log, group | frame |
 //! | consumer | log, group, inbox, dead_letter, projection, cache, event, frame |
-//! | inbox, dead_letter | event, log (the record), frame |
+//! | inbox | event, frame |
+//! | dead_letter | event, inbox, log, frame |
 //! | projection | event, economics, read_model, frame |
 //! | read_model | event, economics, frame |
 //! | lag | log, frame |
 //! | cache | frame |
-//! | api | domain, economics, read_model, cache, event, frame |
+//! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |
 //!
 //! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, telemetry. A test checks the table.

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hashinsight::cli::{BenchCommand, Cli, Command, ConnectorCommand, TokenCommand, TopicsCommand};
+use hashinsight::cli::{
+    BenchCommand, Cli, Command, ConnectorCommand, ReplayCommand, TokenCommand, TopicsCommand,
+};
 use hashinsight::config::{self, ConfigError, Loaded};
 use hashinsight::db::DbError;
 use hashinsight::role;
@@ -61,7 +63,12 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
         },
         Command::Doctor(json) => role::doctor::run(&config, json.json).await,
         Command::Lag(args) => role::lag::run(&config, args.group.as_deref(), args.json.json).await,
-        Command::Replay(args) => role::replay::run(&config, &args).await,
+        Command::Replay(args) => match args.command {
+            None => role::replay::run(&config, &args.letters).await,
+            Some(ReplayCommand::Replay(letters)) => role::replay::run(&config, &letters).await,
+            Some(ReplayCommand::Stats(json)) => role::replay::stats(&config, json.json).await,
+            Some(ReplayCommand::Discard(args)) => role::replay::discard(&config, &args).await,
+        },
         Command::Config(json) => role::config::run(&origins, json.json),
         Command::Token(args) => match args.command {
             TokenCommand::Jwt(jwt) => role::token::jwt(&config, &jwt),

@@ -14,6 +14,7 @@ const EVENTS_DUPLICATE: &str = "hashinsight_events_duplicate_total";
 const FENCED_COMMITS: &str = "hashinsight_fenced_commits_total";
 const RETRIES: &str = "hashinsight_retries_total";
 const CACHE_REQUESTS: &str = "hashinsight_cache_requests_total";
+const DEAD_LETTERS_OPEN: &str = "hashinsight_dead_letters_open";
 const OUTBOX_BACKLOG: &str = "hashinsight_outbox_backlog";
 const OUTBOX_OLDEST: &str = "hashinsight_outbox_oldest_seconds";
 const SLOT_RETAINED: &str = "hashinsight_slot_retained_bytes";
@@ -60,6 +61,11 @@ pub fn events_published(topic: &str, seconds_since_write: impl ExactSizeIterator
 pub fn outbox_backlog(events: i64, oldest_seconds: f64) {
     gauge!(OUTBOX_BACKLOG).set(events as f64);
     gauge!(OUTBOX_OLDEST).set(oldest_seconds);
+}
+
+/// Dead letters of a group that nobody has settled yet.
+pub fn dead_letters_open(group: &str, count: i64) {
+    gauge!(DEAD_LETTERS_OPEN, "group" => group.to_owned()).set(count as f64);
 }
 
 /// Write-ahead log that is kept for a replication slot.

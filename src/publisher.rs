@@ -29,10 +29,10 @@ mod embedded;
 mod follow;
 mod hand_over;
 mod lanes;
+mod letters;
 mod pipeline;
 mod poll;
 mod record;
-mod replay;
 mod source;
 mod watch;
 
@@ -100,6 +100,7 @@ impl Publisher {
                     let led = tokio::select! {
                         led = self.lead(&leadership, cursor, &stopping) => led,
                         () = self.watch() => Ok(()),
+                        () = self.letters(&leadership) => Ok(()),
                     };
                     if let Err(error) = leadership.release().await {
                         warn!(%error, "the lead was not given back; it ends with the connection");

@@ -9,6 +9,7 @@ use super::offset::Claim;
 use super::parked;
 use super::worker::Worker;
 use crate::dead_letter::{self, Cause, Known, Place};
+use crate::doorbell::Bell;
 use crate::event::{self, Event, Reason, Undecodable};
 use crate::inbox::{self, Outcome};
 use crate::log::Record;
@@ -118,6 +119,9 @@ impl Worker {
         let now: Vec<&Event> = now.iter().map(|(_, event)| *event).collect();
         let dirty = if now.is_empty() { Vec::new() } else { group.handler.apply(&mut tx, &now).await? };
         tx.commit().await?;
+        if decoded.iter().any(|d| d.event.is_err()) {
+            self.context.bells.ring(Bell::Letters);
+        }
 
         let mut by_kind = BTreeMap::new();
         for event in &now {

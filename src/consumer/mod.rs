@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::cache::Cache;
 use crate::config::ConsumerConfig;
 use crate::db::Db;
+use crate::dead_letter::{self, Relay};
 use crate::doorbell::Doorbells;
 use crate::group::{Membership, MembershipError, TopicPartition};
 use crate::log::EventLog;
@@ -28,6 +29,7 @@ use crate::projection::Group;
 mod apply;
 mod offset;
 mod parked;
+mod redelivery;
 mod worker;
 
 pub use offset::register;
@@ -107,6 +109,18 @@ pub async fn run(
     Ok(())
 }
 
+/// What puts the dead letters of a partition on events.dlq.
+fn relay(context: &Context, partition: &TopicPartition) -> Relay {
+    Relay {
+        db: context.db.clone(),
+        log: Arc::clone(&context.log),
+        bells: context.bells.clone(),
+        group: context.group.name,
+        source: Some((partition.topic.clone(), partition.partition)),
+        topic: dead_letter::relay_topic(&partition.topic),
+    }
+}
+
 /// The running workers, by partition.
 struct Workers {
     context: Arc<Context>,
@@ -137,7 +151,14 @@ impl Workers {
             }
             let stop = CancellationToken::new();
             let worker = Worker::new(Arc::clone(&self.context), partition.clone(), member_id.to_owned());
-            let task = self.tasks.spawn(worker.run(stop.clone()));
+            let (work, relay) = (worker.run(stop.clone()), relay(&self.context, partition).run());
+            // What a partition buries goes on to events.dlq beside its worker, which does not wait for it.
+            let task = self.tasks.spawn(async move {
+                tokio::select! {
+                    () = work => {}
+                    () = relay => {}
+                }
+            });
             self.partition_of.insert(task.id(), partition.clone());
             self.running.insert(partition.clone(), stop);
         }

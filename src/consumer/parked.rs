@@ -28,6 +28,9 @@ const BACKOFF_FACTOR: u32 = 5;
 /// The head of a key's queue.
 #[derive(sqlx::FromRow)]
 struct Head {
+    queue_position: i64,
+    /// The dead letter that this is a replay of.
+    letter_id: Option<Uuid>,
     log_offset: i64,
     event_id: Uuid,
     event_kind: String,
@@ -64,7 +67,7 @@ pub(super) async fn keys(
     Ok(keys.into_iter().collect())
 }
 
-/// Puts an event at the tail of its key: after a failed attempt, or behind one that waits.
+/// Puts an event at the tail of its key: after a failed attempt, or behind one that waits. Returns its place in the queue.
 pub(super) async fn park(
     conn: &mut PgConnection,
     group: &str,
@@ -73,15 +76,15 @@ pub(super) async fn park(
     record: &Record,
     event: &Event,
     failed: Option<Failed<'_>>,
-) -> Result<(), sqlx::Error> {
+) -> Result<i64, sqlx::Error> {
     let error_message = failed.as_ref().map(|f| dead_letter::storable_text(&f.cause.to_string()));
-    sqlx::query(
+    sqlx::query_scalar(
         "insert into parked_event (consumer_name, topic, partition, log_offset, event_id, event_kind, tenant_id, \
          user_id, raw_key, raw_value, headers, record_time, attempts, next_attempt_at, error_class, error_message, \
          first_failed_at, last_failed_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
          case when $13::text is null then 0 else 1 end, statement_timestamp() + $14 * interval '1 millisecond', $13, \
          $15, case when $13 is not null then statement_timestamp() end, \
-         case when $13 is not null then statement_timestamp() end)",
+         case when $13 is not null then statement_timestamp() end) returning queue_position",
     )
     .bind(group)
     .bind(&partition.topic)
@@ -94,13 +97,12 @@ pub(super) async fn park(
     .bind(record.key.as_deref().unwrap_or_default())
     .bind(record.value.as_deref().unwrap_or_default())
     .bind(dead_letter::headers_json(record))
-    .bind(record.timestamp)
+    .bind(dead_letter::storable_time(record.timestamp).unwrap_or_default())
     .bind(failed.as_ref().map(|f| f.cause.class()))
     .bind(failed.as_ref().map_or(0.0, |f| f.next_attempt.as_secs_f64() * 1e3))
     .bind(error_message)
-    .execute(conn)
+    .fetch_one(conn)
     .await
-    .map(drop)
 }
 
 impl Worker {
@@ -111,7 +113,7 @@ impl Worker {
         let seconds: Option<f64> = sqlx::query_scalar(
             "select extract(epoch from min(next_attempt_at) - clock_timestamp())::float8 from ( \
                select distinct on (raw_key) next_attempt_at from parked_event \
-               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, log_offset) head",
+               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, queue_position) head",
         )
         .bind(self.context.group.name)
         .bind(&self.partition.topic)
@@ -167,11 +169,11 @@ impl Worker {
     async fn due_heads(&self) -> Result<Vec<Head>, sqlx::Error> {
         let mut tx = self.context.db.worker().await?;
         let heads = sqlx::query_as(
-            "select log_offset, event_id, event_kind, tenant_id, user_id, raw_key, raw_value, headers, record_time, \
+            "select queue_position, letter_id, log_offset, event_id, event_kind, tenant_id, user_id, raw_key, raw_value, headers, record_time, \
              attempts, first_failed_at from ( \
                select distinct on (raw_key) * from parked_event \
-               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, log_offset) head \
-             where next_attempt_at <= clock_timestamp() order by log_offset",
+               where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, queue_position) head \
+             where next_attempt_at <= clock_timestamp() order by queue_position",
         )
         .bind(self.context.group.name)
         .bind(&self.partition.topic)
@@ -242,19 +244,22 @@ impl Worker {
             let message = cause.to_string();
             let first_failed_at = head.first_failed_at;
             let cause = Cause { class: cause.class(), message: &message, attempts, first_failed_at };
-            dead_letter::bury(tx.conn(), group, self.place(head.log_offset), record, known, cause).await?;
+            match head.letter_id {
+                Some(letter) => dead_letter::died_again(tx.conn(), letter, cause).await?,
+                None => {
+                    let place = self.place(head.log_offset);
+                    dead_letter::bury(tx.conn(), group, place, record, known, cause).await?;
+                }
+            }
         } else {
             sqlx::query(
-                "update parked_event set attempts = $5, error_class = $6, error_message = $7, \
+                "update parked_event set attempts = $2, error_class = $3, error_message = $4, \
                  first_failed_at = coalesce(first_failed_at, statement_timestamp()), \
                  last_failed_at = statement_timestamp(), \
-                 next_attempt_at = statement_timestamp() + $8 * interval '1 millisecond' \
-                 where consumer_name = $1 and topic = $2 and partition = $3 and log_offset = $4",
+                 next_attempt_at = statement_timestamp() + $5 * interval '1 millisecond' \
+                 where queue_position = $1",
             )
-            .bind(group)
-            .bind(&self.partition.topic)
-            .bind(self.partition.partition)
-            .bind(head.log_offset)
+            .bind(head.queue_position)
             .bind(attempts)
             .bind(cause.class())
             .bind(dead_letter::storable_text(&cause.to_string()))
@@ -264,6 +269,9 @@ impl Worker {
         }
         tx.commit().await?;
         self.context.bells.ring(Bell::Applied);
+        if dead {
+            self.context.bells.ring(Bell::Letters);
+        }
         Ok(true)
     }
 
@@ -275,15 +283,13 @@ impl Worker {
         outcome: Outcome,
     ) -> Result<(), sqlx::Error> {
         let group = self.context.group.name;
-        sqlx::query(
-            "delete from parked_event where consumer_name = $1 and topic = $2 and partition = $3 and log_offset = $4",
-        )
-        .bind(group)
-        .bind(&self.partition.topic)
-        .bind(self.partition.partition)
-        .bind(head.log_offset)
-        .execute(&mut *conn)
-        .await?;
+        sqlx::query("delete from parked_event where queue_position = $1")
+            .bind(head.queue_position)
+            .execute(&mut *conn)
+            .await?;
+        if let Some(letter) = head.letter_id.filter(|_| outcome == Outcome::Applied) {
+            dead_letter::resolved(conn, letter).await?;
+        }
         inbox::settle(conn, group, head.event_id, Outcome::Parked, outcome).await.map(drop)
     }
 

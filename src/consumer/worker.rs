@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::Context;
 use super::apply::{Applied, Failure};
 use super::offset::Claim;
+use super::redelivery::Replays;
 use crate::backoff::Backoff;
 use crate::doorbell::Bell;
 use crate::group::TopicPartition;
@@ -46,12 +47,14 @@ pub(super) struct Worker {
     member_id: String,
     /// When the retry queue of this partition has something due; `None` while it is empty.
     pub(super) retry_at: Option<Instant>,
+    pub(super) replays: Replays,
 }
 
 impl Worker {
     /// A worker that claims the partition when it runs.
     pub(super) fn new(context: Arc<Context>, partition: TopicPartition, member_id: String) -> Self {
-        Self { context, partition, member_id, retry_at: None }
+        let replays = Replays::new(&context.bells);
+        Self { context, partition, member_id, retry_at: None, replays }
     }
 
     /// Works until the stop, or until another member has the partition.
@@ -112,12 +115,15 @@ impl Worker {
         Ok(claim)
     }
 
-    /// One round: what is due in the retry queue, then one fetch and its batch.
+    /// One round: replays that were asked for, what is due in the retry queue, then one fetch and its batch.
     pub(super) async fn step(
         &mut self,
         claim: &mut Claim,
         stop: &CancellationToken,
     ) -> Result<Step, StepError> {
+        if self.replays.due() && !self.pick_up(claim).await? {
+            return Ok(Step::Fenced);
+        }
         if self.retry_at.is_some_and(|due| due <= Instant::now()) {
             return self.retry_due(claim).await;
         }
@@ -131,6 +137,7 @@ impl Worker {
         };
         let fetched = tokio::select! {
             () = stop.cancelled() => return Ok(Step::Idle),
+            () = self.replays.rung() => return Ok(Step::Idle),
             fetched = self.context.log.fetch(
                 &self.partition.topic, self.partition.partition, claim.next_offset, limits) => fetched?,
         };

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{PublishError, Publisher};
 use crate::dead_letter::{self, Cause, Known, PUBLISHER, Place};
+use crate::doorbell::Bell;
 use crate::event::header;
 use crate::log::{LogError, Record};
 use crate::metrics;
@@ -50,6 +51,7 @@ impl Publisher {
                     {
                         return HandedOver { settled, failed: Some(error.into()) };
                     }
+                    self.bells.ring(Bell::Letters);
                     settled += 1;
                 }
                 Some(error) => return HandedOver { settled, failed: Some(error.into()) },

@@ -46,7 +46,6 @@ pub(super) struct Pipeline<'a, M> {
     first: u64,
     bytes: usize,
     running: FuturesUnordered<BoxFuture<'a, Done>>,
-    replaying: bool,
     /// Set when nothing new is begun: pauses end.
     halt: CancellationToken,
 }
@@ -64,7 +63,6 @@ enum Done {
     Kept { lane: LaneId, entries: Vec<Entry>, result: Result<(), sqlx::Error> },
     Drained { lane: LaneId, result: Result<bool, PublishError> },
     Beaten(Result<(), PublishError>),
-    Replayed(Result<(), PublishError>),
 }
 
 impl<'a, M: Send> Pipeline<'a, M> {
@@ -86,7 +84,6 @@ impl<'a, M: Send> Pipeline<'a, M> {
             first: 0,
             bytes: 0,
             running: FuturesUnordered::new(),
-            replaying: false,
             halt: CancellationToken::new(),
         })
     }
@@ -163,7 +160,7 @@ impl<'a, M: Send> Pipeline<'a, M> {
                     keep_at = Instant::now() + KEEP_PAUSE.max(kept? * KEEP_SHARE);
                 }
                 _ = beats.tick(), if halted.is_none() => {
-                    self.begin_maintenance();
+                    self.running.push(beat(self.leadership).map(Done::Beaten).boxed());
                 }
                 Some(done) = self.running.next() => {
                     if let Err(error) = self.handle(done) {
@@ -229,15 +226,6 @@ impl<'a, M: Send> Pipeline<'a, M> {
         }
     }
 
-    /// What the leader does each second beside publishing.
-    fn begin_maintenance(&mut self) {
-        let (publisher, leadership) = (self.publisher, self.leadership);
-        self.running.push(beat(leadership).map(Done::Beaten).boxed());
-        if !std::mem::replace(&mut self.replaying, true) {
-            self.running.push(publisher.replay(leadership).map(Done::Replayed).boxed());
-        }
-    }
-
     /// Takes the end of something into account. An error ends the run.
     fn handle(&mut self, done: Done) -> Result<(), PublishError> {
         match done {
@@ -276,10 +264,6 @@ impl<'a, M: Send> Pipeline<'a, M> {
             }
             Done::Drained { result: Err(error), .. } => return Err(error),
             Done::Beaten(result) => result?,
-            Done::Replayed(result) => {
-                self.replaying = false;
-                result?;
-            }
         }
         Ok(())
     }

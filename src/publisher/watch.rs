@@ -1,4 +1,4 @@
-//! What the leader keeps an eye on: the backlog, and replication slots, since one that nobody reads keeps write-ahead
+//! What the leader keeps an eye on: the backlog, dead letters, and replication slots, since one that nobody reads keeps write-ahead
 //! log until the disk is full.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Publisher;
+use crate::dead_letter;
 use crate::metrics;
 use crate::outbox;
 use crate::outbox::wal::{SlotWatch, slot};
@@ -27,7 +28,7 @@ impl Publisher {
             if let Err(error) = self.look(&mut watches).await {
                 watches = None;
                 if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                    warn!(%error, "backlog and replication slots cannot be watched");
+                    warn!(%error, "backlog, dead letters and replication slots cannot be watched");
                     told = Some(Instant::now());
                 }
             }
@@ -50,8 +51,10 @@ impl Publisher {
         }
         let mut tx = self.db.worker().await?;
         let progress = outbox::progress(tx.conn()).await?;
+        let letters = dead_letter::open_by_group(tx.conn()).await?;
         tx.rollback().await?;
         metrics::outbox_backlog(progress.backlog + progress.stuck, progress.oldest_seconds.unwrap_or(0.0));
+        letters.iter().for_each(|(group, open)| metrics::dead_letters_open(group, *open));
         Ok(())
     }
 }

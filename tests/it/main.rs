@@ -14,6 +14,7 @@ mod kafka_broker;
 mod kafka_faults;
 mod kafka_log;
 mod kafka_tls;
+mod letters;
 mod miners;
 mod network;
 mod outbox;

@@ -162,7 +162,7 @@ impl EventHandler for Picky {
     }
 }
 
-fn record(key: &str, entity: &str, event_id: uuid::Uuid) -> Record {
+pub(crate) fn record(key: &str, entity: &str, event_id: uuid::Uuid) -> Record {
     let tenant = key.split(':').next().expect("a tenant");
     let value = json!({"event_id": event_id, "kind": "miner.updated", "version": 1, "tenant_id": tenant,
         "user_id": key.split(':').nth(1).expect("a user"), "entity_id": entity, "occurred_at": "2026-01-01T00:00:00Z",
@@ -170,7 +170,7 @@ fn record(key: &str, entity: &str, event_id: uuid::Uuid) -> Record {
     raw(key, Some(value.to_string().into_bytes()))
 }
 
-fn raw(key: &str, value: Option<Vec<u8>>) -> Record {
+pub(crate) fn raw(key: &str, value: Option<Vec<u8>>) -> Record {
     Record {
         key: Some(key.as_bytes().to_vec()),
         value,
@@ -263,49 +263,6 @@ async fn a_failing_event_blocks_its_key_only_and_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_event_become_dead_letters_and_the_rest_flows() {
-    let test = TestDb::with_topics(1).await;
-    let log = test.log(EventLogKind::Postgres).await;
-    let topic = AggregateType::Miner.topic(&test.config.kafka.topic_prefix);
-    let newer =
-        json!({"event_id": uuid::Uuid::now_v7(), "kind": "miner.added", "version": 99, "tenant_id": "t"});
-    let bad = [
-        raw("t:u", None),
-        raw("t:u", Some(b"{".to_vec())),
-        raw("t:u", Some(vec![0xff, 0x00])),
-        raw("t:u", Some(b"{\"data\":\"\\u0000\"}".to_vec())),
-        raw("t:u", Some(b"[1e400000]".to_vec())),
-        raw("t:u", Some("[".repeat(20_000).into_bytes())),
-        raw("t:u", Some(newer.to_string().into_bytes())),
-        Record { key: Some(b"other:u".to_vec()), ..record("t:u", "spoofed", uuid::Uuid::now_v7()) },
-    ];
-    log.append(&topic, 0, &bad).await.expect("appended");
-    log.append(&topic, 0, &[record("t:u", "good", uuid::Uuid::now_v7())]).await.expect("appended");
-    let handler = Arc::new(Picky::default());
-    consume_until(
-        &test,
-        &handler,
-        "select next_offset = 9 from consumer_offset where consumer_name = 'picky'",
-    )
-    .await;
-    assert_eq!(*handler.journal.lock().expect("lock"), ["good"]);
-    let letters: Vec<(i64, Option<Vec<u8>>, String)> =
-        sqlx::query_as("select log_offset, raw_value, error_class from event_dlq order by log_offset")
-            .fetch_all(&test.admin)
-            .await
-            .expect("dead letters");
-    assert_eq!(letters.len(), bad.len());
-    for ((offset, raw_value, _), record) in letters.iter().zip(&bad) {
-        assert_eq!(raw_value, &record.value, "offset {offset} keeps its bytes");
-    }
-    let classes: Vec<&str> = letters.iter().map(|(.., class)| class.as_str()).collect();
-    assert_eq!(classes[0], "null_value");
-    assert_eq!(classes[1], "invalid_json");
-    assert_eq!(classes[6], "unsupported_version");
-    assert_eq!(classes[7], "tenant_mismatch");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_event_is_applied_once_per_group() {
     let test = TestDb::with_topics(1).await;
     let log = test.log(EventLogKind::Postgres).await;
@@ -346,7 +303,7 @@ impl EventHandler for Effect {
 }
 
 /// A member that believes to own everything, whatever the others say.
-struct Stubborn(BTreeSet<TopicPartition>);
+pub(crate) struct Stubborn(pub(crate) BTreeSet<TopicPartition>);
 
 #[async_trait]
 impl Membership for Stubborn {

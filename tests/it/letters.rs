@@ -1,0 +1,7 @@
+//! Dead letters: how they come to be whatever the bytes are, and what becomes of them.
+
+mod command;
+mod corpus;
+mod relay;
+mod replay;
+mod ward;
