@@ -32,6 +32,8 @@ scope!(MinersRead, "miners:read");
 scope!(MinersWrite, "miners:write");
 scope!(PortfolioRead, "portfolio:read");
 scope!(OpsPlan, "ops:plan");
+scope!(DlqRead, "dlq:read");
+scope!(DlqReplay, "dlq:replay");
 
 /// A principal whose token has the scope `S`.
 pub(super) struct Allowed<S: Scope> {

@@ -171,6 +171,11 @@ impl FromRequestParts<Api> for Trace {
 }
 
 impl Trace {
+    /// The id of the request.
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
     /// The caller of a command.
     pub(super) fn caller<'a>(&'a self, actor: &'a UserId) -> Caller<'a> {
         Caller { actor, request_id: &self.request_id, traceparent: &self.traceparent, now: Utc::now() }

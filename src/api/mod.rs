@@ -11,7 +11,7 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
-//! | one file per resource | `miners`, `miner_models`, `network`, `portfolio`, `probes` |
+//! | one file per resource | `dead_letters`, `miners`, `miner_models`, `network`, `portfolio`, `probes` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::doorbell::Doorbells;
 
 mod auth;
 mod command;
+mod dead_letters;
 mod extract;
 mod middleware;
 mod miner_models;
@@ -81,6 +82,9 @@ impl Api {
             .route("/api/miner-models", get(miner_models::list))
             .route("/api/network/snapshots", post(network::record))
             .route("/api/portfolio", get(portfolio::get))
+            .route("/api/dlq", get(dead_letters::list))
+            .route("/api/dlq/replay", post(dead_letters::replay))
+            .route("/api/dlq/{id}/discard", post(dead_letters::discard))
             .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
         // Probes answer under load, too.
         Router::new()

@@ -123,6 +123,11 @@ impl<'a> Input<'a> {
         })
     }
 
+    /// true or false.
+    pub fn boolean(&mut self, names: Names) -> Given<bool> {
+        self.read(names, |value| value.as_bool().ok_or_else(|| "must be true or false".to_owned()))
+    }
+
     /// Text of at most `longest` characters, without the spaces around it; empty text is like null.
     pub fn text(&mut self, names: Names, longest: usize) -> Given<String> {
         let given = self.read(names, |value| {
