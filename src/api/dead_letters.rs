@@ -23,8 +23,8 @@ const DEFAULT_HOURS: i64 = 24;
 const DEFAULT_REPLAYS: i64 = 1_000;
 
 const MOST_HOURS: i64 = 87_600;
-/// One request is one transaction.
-const MOST_REPLAYS: i64 = 10_000;
+/// One request is one transaction, and not a long one.
+const MOST_REPLAYS: i64 = 1_000;
 /// Letters whose reason to be skipped is told.
 const MOST_REASONS: usize = 100;
 const LONGEST_NAME: usize = 128;
