@@ -169,8 +169,8 @@ impl Worker {
     async fn due_heads(&self) -> Result<Vec<Head>, sqlx::Error> {
         let mut tx = self.context.db.worker().await?;
         let heads = sqlx::query_as(
-            "select queue_position, letter_id, log_offset, event_id, event_kind, tenant_id, user_id, raw_key, raw_value, headers, record_time, \
-             attempts, first_failed_at from ( \
+            "select queue_position, letter_id, log_offset, event_id, event_kind, tenant_id, user_id, raw_key, \
+             raw_value, headers, record_time, attempts, first_failed_at from ( \
                select distinct on (raw_key) * from parked_event \
                where consumer_name = $1 and topic = $2 and partition = $3 order by raw_key, queue_position) head \
              where next_attempt_at <= clock_timestamp() order by queue_position",
@@ -244,13 +244,8 @@ impl Worker {
             let message = cause.to_string();
             let first_failed_at = head.first_failed_at;
             let cause = Cause { class: cause.class(), message: &message, attempts, first_failed_at };
-            match head.letter_id {
-                Some(letter) => dead_letter::died_again(tx.conn(), letter, cause).await?,
-                None => {
-                    let place = self.place(head.log_offset);
-                    dead_letter::bury(tx.conn(), group, place, record, known, cause).await?;
-                }
-            }
+            let replay_of = head.letter_id;
+            self.bury_head(tx.conn(), replay_of, head.log_offset, record, known, cause).await?;
         } else {
             sqlx::query(
                 "update parked_event set attempts = $2, error_class = $3, error_message = $4, \

@@ -15,10 +15,10 @@ use super::parked;
 use super::worker::{StepError, Worker};
 use crate::backoff::jittered;
 use crate::db::{SqlFailure, classify};
-use crate::dead_letter::{self, Cause, Requested};
+use crate::dead_letter::{self, Cause, Known, Requested};
 use crate::doorbell::{Bell, Doorbells, Listener};
 use crate::inbox;
-use crate::log::partition_of;
+use crate::log::{Record, partition_of};
 
 /// How often it is looked when no bell rings.
 const POLL: Duration = Duration::from_secs(5);
@@ -120,6 +120,23 @@ impl Worker {
         .bind(self.partition.partition)
         .fetch_one(conn)
         .await
+    }
+
+    /// Gives up the head of a key. What is a replay goes back into its letter.
+    pub(super) async fn bury_head(
+        &self,
+        conn: &mut PgConnection,
+        replay_of: Option<Uuid>,
+        offset: i64,
+        record: &Record,
+        known: Known<'_>,
+        cause: Cause<'_>,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(letter) = replay_of {
+            return dead_letter::died_again(conn, letter, cause).await;
+        }
+        let (group, place) = (self.context.group.name, self.place(offset));
+        dead_letter::bury(conn, group, place, record, known, cause).await
     }
 
     /// A letter that cannot be picked up is dead again, so that it holds nothing up.
