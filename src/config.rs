@@ -171,6 +171,7 @@ pub struct ConsumerConfig {
     pub fetch_max_wait_ms: u64,
     pub attempts: u32,
     pub retry_backoff_ms: u64,
+    pub transient_patience_ms: u64,
     pub statement_timeout_ms: u64,
     pub lock_timeout_ms: u64,
     pub inbox_retention_days: u32,
@@ -390,6 +391,7 @@ impl Config {
         within("consumer.fetch_max_wait_ms", self.consumer.fetch_max_wait_ms, 1, 30_000)?;
         within("consumer.attempts", self.consumer.attempts, 2, 100)?;
         within("consumer.retry_backoff_ms", self.consumer.retry_backoff_ms, 1, 3_600_000)?;
+        within("consumer.transient_patience_ms", self.consumer.transient_patience_ms, 100, 86_400_000)?;
         within("consumer.statement_timeout_ms", self.consumer.statement_timeout_ms, 10, 600_000)?;
         within("consumer.lock_timeout_ms", self.consumer.lock_timeout_ms, 1, 600_000)?;
         // Less, and the API would call an event pending that was applied and forgotten.

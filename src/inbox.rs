@@ -57,6 +57,19 @@ pub async fn admit(
     .await
 }
 
+/// Those of these events that the group has not seen.
+pub async fn unseen(conn: &mut PgConnection, group: &str, ids: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select id from unnest($2::uuid[]) id \
+         where not exists (select from event_inbox i where i.consumer_name = $1 and i.event_id = id) \
+         and not exists (select from event_dlq d where d.consumer_name = $1 and d.event_id = id)",
+    )
+    .bind(group)
+    .bind(ids)
+    .fetch_all(conn)
+    .await
+}
+
 /// Changes the outcome of an event that has `from`; `false` when it has another.
 pub async fn settle(
     conn: &mut PgConnection,

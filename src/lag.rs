@@ -27,7 +27,7 @@ pub struct LagReport {
 #[derive(Debug, Serialize)]
 pub struct GroupLag {
     pub group: String,
-    /// healthy, warning, critical, or unknown.
+    /// healthy, warning, critical (far behind, or a partition stands still), or unknown.
     pub status: &'static str,
     /// Records behind; null if any partition's is not known.
     pub lag: Option<i64>,
@@ -48,6 +48,8 @@ pub struct PartitionLag {
     pub lag_seconds: Option<f64>,
     /// The member that works on it.
     pub owner: Option<String>,
+    /// Why it stands still; null while it does not.
+    pub trouble: Option<String>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -57,13 +59,14 @@ struct OffsetRow {
     partition: i32,
     next_offset: i64,
     owner_id: Option<String>,
+    trouble: Option<String>,
 }
 
 /// Measures the lag of all groups, or of one.
 pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result<LagReport, sqlx::Error> {
     let mut tx = db.worker().await?;
     let rows: Vec<OffsetRow> = sqlx::query_as(
-        "select consumer_name, topic, partition, next_offset, owner_id from consumer_offset \
+        "select consumer_name, topic, partition, next_offset, owner_id, trouble from consumer_offset \
          where $1::text is null or consumer_name = $1 order by consumer_name, topic, partition",
     )
     .bind(group)
@@ -77,7 +80,9 @@ pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result
     }
     let groups = groups.into_iter().map(|(group, partitions)| {
         let lag = partitions.iter().map(|p| p.lag).sum();
-        GroupLag { group, status: status(lag), lag, partitions }
+        let stands_still = partitions.iter().any(|p| p.trouble.is_some());
+        let status = if stands_still { "critical" } else { status(lag) };
+        GroupLag { group, status, lag, partitions }
     });
     Ok(LagReport { groups: groups.collect() })
 }
@@ -98,6 +103,7 @@ async fn partition_lag(log: &dyn EventLog, row: OffsetRow) -> PartitionLag {
         lag,
         lag_seconds,
         owner: row.owner_id,
+        trouble: row.trouble,
     }
 }
 

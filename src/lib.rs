@@ -18,7 +18,7 @@
 //! | publisher | outbox, log, dead_letter, event, frame |
 //! | connector | event, outbox, frame |
 //! | log, group | frame |
-//! | consumer | log, group, inbox, dead_letter, projection, cache, event, frame |
+//! | consumer | log, group, inbox, dead_letter, projection, cache, event, outbox (what the log lost), publisher (its record), frame |
 //! | inbox | event, frame |
 //! | dead_letter | event, inbox, log, frame |
 //! | projection | event, economics, read_model, frame |

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Label, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
 
 const STAGE_LATENCY: &str = "hashinsight_stage_latency_seconds";
@@ -13,6 +13,9 @@ const EVENTS_APPLIED: &str = "hashinsight_events_applied_total";
 const EVENTS_DUPLICATE: &str = "hashinsight_events_duplicate_total";
 const FENCED_COMMITS: &str = "hashinsight_fenced_commits_total";
 const RETRIES: &str = "hashinsight_retries_total";
+const CONSUMER_LAG: &str = "hashinsight_consumer_lag_records";
+const CONSUMER_STALLED: &str = "hashinsight_consumer_stalled";
+const CONSUMER_ALARMS: &str = "hashinsight_consumer_alarms_total";
 const CACHE_REQUESTS: &str = "hashinsight_cache_requests_total";
 const DEAD_LETTERS_OPEN: &str = "hashinsight_dead_letters_open";
 const OUTBOX_BACKLOG: &str = "hashinsight_outbox_backlog";
@@ -91,6 +94,32 @@ pub fn fenced_commit(group: &str) {
 /// An attempt after a failed one.
 pub fn retry(group: &str, class: &str) {
     counter!(RETRIES, "group" => group.to_owned(), "class" => class.to_owned()).increment(1);
+}
+
+/// Records of a partition that a group has yet to apply; `None` when this process does not know any more.
+pub fn consumer_lag(group: &str, topic: &str, partition: i32, records: Option<i64>) {
+    let records = records.map_or(f64::NAN, |records| records as f64);
+    gauge!(CONSUMER_LAG, of_partition(group, topic, partition)).set(records);
+}
+
+/// Whether a partition stands still until somebody does something.
+pub fn consumer_stalled(group: &str, topic: &str, partition: i32, stalled: bool) {
+    gauge!(CONSUMER_STALLED, of_partition(group, topic, partition)).set(if stalled { 1.0 } else { 0.0 });
+}
+
+/// Something about a partition that somebody should look at: paused, log, or gap.
+pub fn consumer_alarm(group: &str, topic: &str, partition: i32, kind: &'static str) {
+    let mut labels = of_partition(group, topic, partition);
+    labels.push(Label::new("kind", kind));
+    counter!(CONSUMER_ALARMS, labels).increment(1);
+}
+
+fn of_partition(group: &str, topic: &str, partition: i32) -> Vec<Label> {
+    vec![
+        Label::new("group", group.to_owned()),
+        Label::new("topic", topic.to_owned()),
+        Label::new("partition", partition.to_string()),
+    ]
 }
 
 /// A cached read: hit, stale or miss.

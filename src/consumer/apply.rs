@@ -1,13 +1,17 @@
 //! One transaction of a batch: fence, inbox, handler, dead letters, offset.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
+use std::panic::AssertUnwindSafe;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::offset::Claim;
 use super::parked;
 use super::worker::Worker;
+use crate::db::WorkerTx;
 use crate::dead_letter::{self, Cause, Known, Place};
 use crate::doorbell::Bell;
 use crate::event::{self, Event, Reason, Undecodable};
@@ -26,6 +30,8 @@ pub(super) struct Applied {
     pub(super) written_at: Vec<DateTime<Utc>>,
     /// Whether the retry queue grew.
     pub(super) parked: bool,
+    /// The keys that fare well, where that is asked.
+    pub(super) keys: Vec<Vec<u8>>,
 }
 
 impl Applied {
@@ -47,14 +53,14 @@ impl Applied {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The database is away or busy: the same again, and no attempt is counted.
-    Transient(String),
+    Transient(HandlerError),
     /// An event of the batch is at fault.
     Batch(HandlerError),
 }
 
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
-        if error.is_transient() { Self::Transient(error.to_string()) } else { Self::Batch(error) }
+        if error.is_transient() { Self::Transient(error) } else { Self::Batch(error) }
     }
 }
 
@@ -116,8 +122,11 @@ impl Worker {
                 self.bury_undecodable(tx.conn(), d.offset, d.record, reason).await?;
             }
         }
+        let keys = now.iter().filter(|_| self.health.is_watching()).filter_map(|(d, _)| d.record.key.clone());
+        let keys: Vec<Vec<u8>> = keys.collect();
         let now: Vec<&Event> = now.iter().map(|(_, event)| *event).collect();
-        let dirty = if now.is_empty() { Vec::new() } else { group.handler.apply(&mut tx, &now).await? };
+        let dirty = if now.is_empty() { Vec::new() } else { self.handle(&mut tx, &now).await? };
+        fail::fail_point!("consume.before_commit");
         tx.commit().await?;
         if decoded.iter().any(|d| d.event.is_err()) {
             self.context.bells.ring(Bell::Letters);
@@ -131,10 +140,21 @@ impl Worker {
         }
         let duplicates = decoded.iter().filter(|d| d.event.is_ok()).count() - admitted.len();
         let written_at = now.iter().map(|event| event.occurred_at).collect();
-        Ok(Some(Applied { dirty, by_kind, duplicates, written_at, parked: !behind.is_empty() }))
+        Ok(Some(Applied { dirty, by_kind, duplicates, written_at, parked: !behind.is_empty(), keys }))
     }
 
-    async fn bury_undecodable(
+    /// Runs the handler; a panic of it is a failure like any other.
+    pub(super) async fn handle(
+        &self,
+        tx: &mut WorkerTx,
+        events: &[&Event],
+    ) -> Result<Vec<Dirty>, HandlerError> {
+        die_of(events);
+        let handled = AssertUnwindSafe(self.context.group.handler.apply(tx, events)).catch_unwind().await;
+        handled.unwrap_or_else(|panic| Err(HandlerError::Panic(panic_message(&*panic))))
+    }
+
+    pub(super) async fn bury_undecodable(
         &self,
         conn: &mut sqlx::PgConnection,
         offset: i64,
@@ -166,6 +186,31 @@ impl Worker {
     pub(super) fn place(&self, offset: i64) -> Place<'_> {
         Place { topic: &self.partition.topic, partition: self.partition.partition, offset }
     }
+}
+
+/// What is known of an event that can be read.
+pub(super) fn known(event: &Event) -> Known<'_> {
+    Known {
+        event_id: Some(event.event_id),
+        kind: Some(&event.kind),
+        tenant_id: Some(event.tenant_id.as_str()),
+        user_id: Some(event.user_id.as_str()),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}
+
+/// In tests: the event about an entity that takes the process with it.
+fn die_of(events: &[&Event]) {
+    let _ = events;
+    fail::fail_point!("consume.die_of", |entity| {
+        if events.iter().any(|event| Some(event.entity_id.as_str()) == entity.as_deref()) {
+            std::process::abort();
+        }
+    });
 }
 
 /// Decodes a record as an event of ours.

@@ -27,9 +27,17 @@ use crate::log::EventLog;
 use crate::projection::Group;
 
 mod apply;
+mod fetcher;
+mod health;
 mod offset;
 mod parked;
+mod pause;
+mod recovery;
 mod redelivery;
+mod suspect;
+mod takeover;
+mod transient;
+mod trouble;
 mod worker;
 
 pub use offset::register;

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::apply::decode;
 use super::offset::Claim;
-use super::parked;
+use super::parked::{self, Head};
 use super::worker::{StepError, Worker};
 use crate::backoff::jittered;
 use crate::db::{SqlFailure, classify};
-use crate::dead_letter::{self, Cause, Known, Requested};
+use crate::dead_letter::{self, Cause, Requested};
 use crate::doorbell::{Bell, Doorbells, Listener};
 use crate::inbox;
 use crate::log::{Record, partition_of};
@@ -96,7 +96,7 @@ impl Worker {
                 }
             }
             if !ours.is_empty() {
-                self.look_at_queue().await?;
+                self.look_at_queue(claim).await?;
                 self.context.bells.ring(Bell::Applied);
             }
         }
@@ -126,17 +126,15 @@ impl Worker {
     pub(super) async fn bury_head(
         &self,
         conn: &mut PgConnection,
-        replay_of: Option<Uuid>,
-        offset: i64,
+        head: &Head,
         record: &Record,
-        known: Known<'_>,
         cause: Cause<'_>,
     ) -> Result<(), sqlx::Error> {
-        if let Some(letter) = replay_of {
+        if let Some(letter) = head.letter_id {
             return dead_letter::died_again(conn, letter, cause).await;
         }
-        let (group, place) = (self.context.group.name, self.place(offset));
-        dead_letter::bury(conn, group, place, record, known, cause).await
+        let (group, place) = (self.context.group.name, self.place(head.log_offset));
+        dead_letter::bury(conn, group, place, record, head.known(), cause).await
     }
 
     /// A letter that cannot be picked up is dead again, so that it holds nothing up.

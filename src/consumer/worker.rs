@@ -1,22 +1,37 @@
 //! The worker of one partition: retry what is parked, fetch, apply.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Context;
 use super::apply::{Applied, Failure};
+use super::fetcher::Fetcher;
+use super::health::Health;
 use super::offset::Claim;
+use super::pause::Pause;
 use super::redelivery::Replays;
+use super::suspect::Suspicion;
+use super::takeover::Takeover;
+use super::transient::Patience;
+use super::trouble::{Complaint, Trouble};
 use crate::backoff::Backoff;
 use crate::doorbell::Bell;
 use crate::group::TopicPartition;
-use crate::log::{FetchLimits, LogError, Record};
+use crate::log::{LogError, Record};
 use crate::metrics;
 use crate::projection::Dirty;
+
+/// After a fence the membership has so long to find out who has the partition, before it is claimed again.
+const FENCED_PAUSE: std::ops::Range<f64> = 1.0..5.0;
+
+/// A worker that ran for so long before it panicked starts anew at once.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,32 +63,77 @@ pub(super) struct Worker {
     /// When the retry queue of this partition has something due; `None` while it is empty.
     pub(super) retry_at: Option<Instant>,
     pub(super) replays: Replays,
+    /// How many events are in it.
+    pub(super) parked: i64,
+    pub(super) fetcher: Fetcher,
+    pub(super) health: Health,
+    pub(super) patience: Patience,
+    pub(super) suspicion: Option<Suspicion>,
+    /// While it stands still on purpose.
+    pub(super) pause: Option<Pause>,
+    pub(super) trouble: Option<Trouble>,
+    complaint: Complaint,
+    /// When to look whether the topic is still the one that the offset counts in.
+    pub(super) look_at_topic: Instant,
+    /// When to look through the outbox once more for what the log has lost.
+    pub(super) look_again_at: Option<Instant>,
+    /// Whether this worker had the partition before: what it finds unreleased is its own.
+    had_it: bool,
 }
 
 impl Worker {
     /// A worker that claims the partition when it runs.
     pub(super) fn new(context: Arc<Context>, partition: TopicPartition, member_id: String) -> Self {
         let replays = Replays::new(&context.bells);
-        Self { context, partition, member_id, retry_at: None, replays }
+        Self {
+            context,
+            partition,
+            member_id,
+            retry_at: None,
+            replays,
+            parked: 0,
+            fetcher: Fetcher::default(),
+            health: Health::default(),
+            patience: Patience::default(),
+            suspicion: None,
+            pause: None,
+            trouble: None,
+            complaint: Complaint::default(),
+            look_at_topic: Instant::now(),
+            look_again_at: None,
+            had_it: false,
+        }
     }
 
-    /// Works until the stop, or until another member has the partition.
+    /// Works until the stop, or until another member has the partition. A panic ends neither: it starts anew.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::default();
-        let mut claim = loop {
-            match self.claim().await {
-                Ok(claim) => break claim,
-                Err(error) => {
-                    warn!(topic = self.partition.topic, partition = self.partition.partition, %error,
-                        "the partition cannot be claimed; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(backoff.pause()) => {}
-                    }
-                }
+        loop {
+            let started = Instant::now();
+            let working = Box::pin(AssertUnwindSafe(self.work(&stop)).catch_unwind());
+            if working.await.is_ok() {
+                return;
             }
-        };
-        backoff.reset();
+            if started.elapsed() > STEADY {
+                backoff.reset();
+            }
+            error!(
+                group = self.context.group.name,
+                topic = self.partition.topic,
+                partition = self.partition.partition,
+                "the worker panicked, see the message before this one; it starts anew"
+            );
+            metrics::retry(self.context.group.name, "panic");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(backoff.pause()) => {}
+            }
+        }
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        let Some(mut claim) = self.claim(stop).await else { return };
         info!(
             group = self.context.group.name,
             topic = self.partition.topic,
@@ -82,73 +142,198 @@ impl Worker {
             "working on the partition"
         );
         while !stop.is_cancelled() {
-            match self.step(&mut claim, &stop).await {
-                Ok(Step::Worked | Step::Idle) => backoff.reset(),
-                Ok(Step::Fenced) => {
-                    metrics::fenced_commit(self.context.group.name);
-                    info!(
-                        topic = self.partition.topic,
-                        partition = self.partition.partition,
-                        "another member has the partition"
-                    );
-                    return;
+            match self.step(&mut claim, stop).await {
+                Ok(Step::Worked | Step::Idle) => {
+                    backoff.reset();
+                    self.complaint = Complaint::default();
                 }
+                Ok(Step::Fenced) => return self.fenced(stop).await,
                 Err(error) => {
-                    warn!(topic = self.partition.topic, partition = self.partition.partition, %error,
-                        "step failed; the same events are tried again");
+                    if let Err(error) = self.complain(&claim, &error).await {
+                        warn!(%error, "what stands in the way was not written down");
+                    }
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = tokio::time::sleep(backoff.pause()) => {}
+                        () = sleep(backoff.pause()) => {}
                     }
                 }
             }
         }
+        metrics::consumer_lag(self.context.group.name, &self.partition.topic, self.partition.partition, None);
         if let Err(error) = claim.release(&self.context.db).await {
             warn!(%error, "the partition was not released; its next owner waits for the lease");
         }
     }
 
-    async fn claim(&mut self) -> Result<Claim, sqlx::Error> {
-        let claim =
-            Claim::take(&self.context.db, self.context.group.name, &self.partition, &self.member_id).await?;
-        self.look_at_queue().await?;
-        Ok(claim)
+    /// Claims the partition, however long it takes. `None`: the stop came first.
+    async fn claim(&mut self, stop: &CancellationToken) -> Option<Claim> {
+        let (mut takeover, mut backoff) = (Takeover::default(), Backoff::default());
+        loop {
+            let context = &self.context;
+            let taken =
+                takeover.attempt(&context.db, context.group.name, &self.partition, &self.member_id).await;
+            let error = match taken {
+                Ok(claim) => match self.begin(&claim).await {
+                    Ok(()) => return Some(claim),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if self.complaint.is_news(&error.to_string(), Instant::now()) {
+                warn!(topic = self.partition.topic, partition = self.partition.partition, %error,
+                    "the partition cannot be claimed; trying again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = sleep(backoff.pause()) => {}
+            }
+        }
     }
 
-    /// One round: replays that were asked for, what is due in the retry queue, then one fetch and its batch.
+    /// Starts at the claim with what its previous owner left behind.
+    async fn begin(&mut self, claim: &Claim) -> Result<(), sqlx::Error> {
+        self.fetcher = Fetcher::at(claim.next_offset);
+        self.patience = Patience::default();
+        self.pause = None;
+        self.trouble = claim.before.trouble.clone().map(Trouble::Log);
+        self.look_at_topic = Instant::now();
+        self.suspicion = Suspicion::after(claim, self.context.settings.batch_size).filter(|_| !self.had_it);
+        self.had_it = true;
+        if self.suspects() {
+            warn!(
+                group = self.context.group.name,
+                topic = self.partition.topic,
+                partition = self.partition.partition,
+                offset = claim.next_offset,
+                "the previous owner did not let the partition go: its events are tried one by one"
+            );
+        }
+        self.look_at_queue(claim).await
+    }
+
+    /// An operator may have moved the offset past what cannot be read.
+    async fn follow_operator(&mut self, claim: &mut Claim, error: LogError) -> Result<Step, StepError> {
+        let mut tx = self.context.db.worker().await?;
+        let stored = claim.stored_offset(tx.conn()).await?;
+        tx.rollback().await?;
+        match stored {
+            None => Ok(Step::Fenced),
+            Some(same) if same == claim.next_offset => Err(error.into()),
+            Some(moved) => {
+                warn!(
+                    group = self.context.group.name,
+                    topic = self.partition.topic,
+                    partition = self.partition.partition,
+                    from = claim.next_offset,
+                    to = moved,
+                    "the offset was moved by somebody else"
+                );
+                claim.next_offset = moved;
+                self.fetcher = Fetcher::at(moved);
+                Ok(Step::Worked)
+            }
+        }
+    }
+
+    /// Another member has the partition. If the membership still gives it to us after the pause, a new worker claims it.
+    async fn fenced(&self, stop: &CancellationToken) {
+        metrics::fenced_commit(self.context.group.name);
+        metrics::consumer_lag(self.context.group.name, &self.partition.topic, self.partition.partition, None);
+        info!(
+            topic = self.partition.topic,
+            partition = self.partition.partition,
+            "another member has the partition"
+        );
+        let pause = FENCED_PAUSE.start + fastrand::f64() * (FENCED_PAUSE.end - FENCED_PAUSE.start);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(Duration::from_secs_f64(pause)) => {}
+        }
+    }
+
+    /// One round: replays that were asked for, what is due in the retry queue, or a batch of what was fetched, or a fetch.
     pub(super) async fn step(
         &mut self,
         claim: &mut Claim,
         stop: &CancellationToken,
     ) -> Result<Step, StepError> {
+        if self.pause.is_some() {
+            return self.probe(claim, stop).await;
+        }
         if self.replays.due() && !self.pick_up(claim).await? {
             return Ok(Step::Fenced);
         }
         if self.retry_at.is_some_and(|due| due <= Instant::now()) {
             return self.retry_due(claim).await;
         }
-        let settings = &self.context.settings;
-        let longest = Duration::from_millis(settings.fetch_max_wait_ms);
-        let until_retry = self.retry_at.map_or(longest, |due| due.saturating_duration_since(Instant::now()));
-        let limits = FetchLimits {
-            max_records: settings.batch_size as usize,
-            max_bytes: settings.fetch_max_bytes,
-            max_wait: longest.min(until_retry).max(Duration::from_millis(1)),
+        if self.fetcher.is_empty() {
+            if self.look_at_topic <= Instant::now() && !self.check_topic(claim).await? {
+                return Ok(Step::Fenced);
+            }
+            return self.fetch(claim, stop).await;
+        }
+        // The next fetch runs while this one is applied.
+        self.fetcher.ahead(&self.context, &self.partition);
+        let records = self.fetcher.take();
+        let one_by_one = self.suspects() || self.patience.isolates(claim.next_offset);
+        let count = if one_by_one { 1 } else { self.context.settings.batch_size as usize };
+        let batch = &records[..count.min(records.len())];
+        let applied = if self.suspects() {
+            self.apply_suspect(claim, batch).await
+        } else {
+            self.apply_all(claim, batch).await
         };
-        let fetched = tokio::select! {
+        self.fetcher.keep(records, claim.next_offset);
+        self.clear_suspicion(claim, false);
+        self.show_lag(claim);
+        applied
+    }
+
+    async fn fetch(&mut self, claim: &mut Claim, stop: &CancellationToken) -> Result<Step, StepError> {
+        self.fetcher.ahead(&self.context, &self.partition);
+        let retry_at = self.retry_at;
+        let retry_is_due = async {
+            match retry_at {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        let arrived = tokio::select! {
             () = stop.cancelled() => return Ok(Step::Idle),
             () = self.replays.rung() => return Ok(Step::Idle),
-            fetched = self.context.log.fetch(
-                &self.partition.topic, self.partition.partition, claim.next_offset, limits) => fetched?,
+            () = retry_is_due => return Ok(Step::Idle),
+            arrived = self.fetcher.arrival() => arrived,
         };
-        if fetched.records.is_empty() {
+        match arrived {
+            Ok(()) => {}
+            Err(LogError::OffsetOutOfRange { .. }) => {
+                return Ok(if self.find_place(claim).await? { Step::Worked } else { Step::Fenced });
+            }
+            Err(error) => {
+                // A topic that comes back after an error may be another one.
+                self.look_at_topic = Instant::now();
+                let unreadable = matches!(error, LogError::Unreadable { .. });
+                return if unreadable { self.follow_operator(claim, error).await } else { Err(error.into()) };
+            }
+        }
+        self.log_is_well(claim).await?;
+        self.show_lag(claim);
+        if !self.look_again(claim).await? {
+            return Ok(Step::Fenced);
+        }
+        if self.fetcher.is_empty() {
+            self.clear_suspicion(claim, true);
             return Ok(Step::Idle);
         }
-        self.apply_all(claim, &fetched.records).await
+        Ok(Step::Worked)
     }
 
     /// Applies records in one transaction; a batch that fails is halved until the event at fault stands alone.
-    async fn apply_all(&mut self, claim: &mut Claim, records: &[(i64, Record)]) -> Result<Step, StepError> {
+    pub(super) async fn apply_all(
+        &mut self,
+        claim: &mut Claim,
+        records: &[(i64, Record)],
+    ) -> Result<Step, StepError> {
         let mut todo = vec![records];
         while let Some(batch) = todo.pop() {
             let Some((last, _)) = batch.last() else { continue };
@@ -157,9 +342,23 @@ impl Worker {
                 Ok(None) => return Ok(Step::Fenced),
                 Ok(Some(applied)) => {
                     claim.next_offset = end;
-                    self.after_commit(applied).await?;
+                    self.patience.progress(end);
+                    self.after_commit(claim, applied).await?;
                 }
-                Err(Failure::Transient(message)) => return Err(StepError::Transient(message)),
+                Err(Failure::Transient(cause)) => {
+                    metrics::retry(self.context.group.name, "transient");
+                    self.patience.failed(claim.next_offset, end, self.tolerance(), Instant::now());
+                    let [(offset, record)] = batch else {
+                        return Err(StepError::Transient(cause.to_string()));
+                    };
+                    if !self.patience.gives_way(*offset, self.tolerance(), Instant::now()) {
+                        return Err(StepError::Transient(cause.to_string()));
+                    }
+                    if !self.set_aside(claim, *offset, record, &cause).await? {
+                        return Ok(Step::Fenced);
+                    }
+                    claim.next_offset = end;
+                }
                 Err(Failure::Batch(_)) if batch.len() > 1 => {
                     let (first, second) = batch.split_at(batch.len() / 2);
                     todo.push(second);
@@ -173,17 +372,50 @@ impl Worker {
                     claim.next_offset = end;
                 }
             }
+            if self.pause.is_some() {
+                break;
+            }
         }
         Ok(Step::Worked)
     }
 
     /// Tells the others: caches first, since a reader woken by the bell may look there.
-    pub(super) async fn after_commit(&mut self, applied: Applied) -> Result<(), sqlx::Error> {
+    pub(super) async fn after_commit(&mut self, claim: &Claim, applied: Applied) -> Result<(), sqlx::Error> {
         self.context.invalidate(&applied.dirty).await;
         self.context.bells.ring(Bell::Applied);
         applied.count(self.context.group.name);
+        applied.keys.iter().for_each(|key| self.health.succeeded(key));
         if applied.parked {
-            self.look_at_queue().await?;
+            self.look_at_queue(claim).await?;
+        }
+        Ok(())
+    }
+
+    /// How long an event may keep failing for reasons called transient.
+    pub(super) fn tolerance(&self) -> Duration {
+        Duration::from_millis(self.context.settings.transient_patience_ms)
+    }
+
+    /// After that many failures an event becomes a dead letter.
+    pub(super) fn attempts(&self) -> i32 {
+        i32::try_from(self.context.settings.attempts).unwrap_or(i32::MAX)
+    }
+
+    fn show_lag(&self, claim: &Claim) {
+        let lag = self.fetcher.end.map(|end| (end - claim.next_offset).max(0));
+        metrics::consumer_lag(self.context.group.name, &self.partition.topic, self.partition.partition, lag);
+    }
+
+    /// Says what failed, unless it was said before.
+    async fn complain(&mut self, claim: &Claim, error: &StepError) -> Result<(), sqlx::Error> {
+        if let StepError::Log(error) = error
+            && let Some(trouble) = Trouble::of_log(error, self.context.group.name)
+        {
+            return self.stand_still(claim, trouble).await;
+        }
+        if self.complaint.is_news(&error.to_string(), Instant::now()) {
+            warn!(topic = self.partition.topic, partition = self.partition.partition, %error,
+                "step failed; the same events are tried again");
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 pub mod broker;
 pub mod kafka;
@@ -87,6 +88,8 @@ pub struct TopicDescription {
     pub replication_factor: Option<i16>,
     /// Null when unlimited.
     pub retention_ms: Option<i64>,
+    /// Another one after the topic was deleted and made anew; null where the log has no such notion.
+    pub topic_id: Option<Uuid>,
 }
 
 impl TopicDescription {

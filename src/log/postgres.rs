@@ -261,20 +261,23 @@ impl EventLog for PostgresLog {
 
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
         let mut tx = self.db.worker().await?;
-        let rows: Vec<(String, i64, i64)> = sqlx::query_as(
-            "select topic, count(*), (extract(epoch from min(retention)) * 1000)::bigint from log_partition \
+        let rows: Vec<(String, i64, i64, Uuid)> = sqlx::query_as(
+            "select topic, count(*), (extract(epoch from min(retention)) * 1000)::bigint, \
+               (array_agg(topic_id order by partition))[1] from log_partition \
              where topic = any($1) group by topic order by topic",
         )
         .bind(names)
         .fetch_all(tx.conn())
         .await?;
         tx.rollback().await?;
-        let described = rows.into_iter().map(|(topic, partitions, retention_ms)| TopicDescription {
-            topic,
-            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
-            replication_factor: None,
-            retention_ms: Some(retention_ms),
-        });
+        let described =
+            rows.into_iter().map(|(topic, partitions, retention_ms, topic_id)| TopicDescription {
+                topic,
+                partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+                replication_factor: None,
+                retention_ms: Some(retention_ms),
+                topic_id: Some(topic_id),
+            });
         Ok(described.collect())
     }
 

@@ -32,6 +32,9 @@ pub enum HandlerError {
     /// The figures cannot be computed from what is stored.
     #[error(transparent)]
     Economics(#[from] EconomicsError),
+    /// The handler has a bug.
+    #[error("the handler panicked: {0}")]
+    Panic(String),
 }
 
 impl HandlerError {
@@ -45,6 +48,17 @@ impl HandlerError {
         match self {
             Self::Sql(_) => "database",
             Self::Economics(_) => "economics",
+            Self::Panic(_) => "panic",
+        }
+    }
+
+    /// What failures of the same cause have in common: the class, and the database's code.
+    pub fn signature(&self) -> String {
+        match self {
+            Self::Sql(sqlx::Error::Database(error)) => {
+                format!("{} {}", self.class(), error.code().unwrap_or_default())
+            }
+            Self::Sql(_) | Self::Economics(_) | Self::Panic(_) => self.class().to_owned(),
         }
     }
 }

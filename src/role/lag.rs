@@ -43,6 +43,9 @@ fn print(report: &LagReport) {
                 p.lag_seconds.map_or_else(|| "unknown".to_owned(), |s| format!("{s:.1}")),
                 p.owner.as_deref().unwrap_or("-"),
             );
+            if let Some(trouble) = &p.trouble {
+                println!("  {:<24} stands still: {trouble}", "");
+            }
         }
     }
 }

@@ -203,6 +203,7 @@ mod tests {
             partitions,
             replication_factor: Some(1),
             retention_ms,
+            topic_id: None,
         };
         assert!(compare(&spec, &topic(3, Some(1_000))).is_empty());
         let differences = compare(&spec, &topic(1, None));

@@ -214,7 +214,7 @@ async fn what_cannot_be_read_is_named_by_its_offset_and_hides_nothing_before_it(
 }
 
 /// Produces one record by somebody else's client.
-fn kcat_produce(topic: &str, arguments: &[&str]) {
+pub(crate) fn kcat_produce(topic: &str, arguments: &[&str]) {
     let mut kcat = Command::new("kcat")
         .args(["-P", "-b", &service("KAFKA_BROKERS"), "-t", topic, "-p", "0"])
         .args(arguments)

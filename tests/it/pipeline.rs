@@ -141,8 +141,8 @@ async fn a_miner_given_away_leaves_the_old_portfolio() {
 
 /// A handler that refuses some entities, and remembers what it tried and applied, in this order.
 #[derive(Default)]
-struct Picky {
-    journal: Mutex<Vec<String>>,
+pub(crate) struct Picky {
+    pub(crate) journal: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -181,11 +181,19 @@ pub(crate) fn raw(key: &str, value: Option<Vec<u8>>) -> Record {
 }
 
 /// A member of the group `picky` on one topic, with a handler of the test's own.
-async fn member(
+pub(crate) async fn member(
     test: &TestDb,
     handler: Arc<dyn EventHandler>,
 ) -> (Arc<consumer::Context>, Vec<TopicPartition>) {
-    let log = test.log(EventLogKind::Postgres).await;
+    member_on(test, handler, test.log(EventLogKind::Postgres).await).await
+}
+
+/// The same on a log of the test's choice.
+pub(crate) async fn member_on(
+    test: &TestDb,
+    handler: Arc<dyn EventHandler>,
+    log: Arc<dyn EventLog>,
+) -> (Arc<consumer::Context>, Vec<TopicPartition>) {
     let group = Group { name: "picky", reads: &[AggregateType::Miner], handler };
     let partitions =
         consumer::partitions_of(&*log, &group, &test.config.kafka.topic_prefix).await.expect("partitions");
@@ -287,7 +295,7 @@ async fn a_repeated_event_is_applied_once_per_group() {
 }
 
 /// A handler whose effect is a row, in the transaction of the inbox.
-struct Effect;
+pub(crate) struct Effect;
 
 #[async_trait]
 impl EventHandler for Effect {
@@ -455,7 +463,7 @@ impl Membership for Once {
 }
 
 /// Fails the test where a signal does not come.
-async fn soon<T>(signal: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(signal: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(10), signal).await.expect("the signal comes")
 }
 

@@ -123,6 +123,7 @@ pub(super) async fn describe(
             .map(|p| i16::try_from(p.replica_nodes.len()).unwrap_or(i16::MAX))
             .min(),
         retention_ms: retentions.get(&name).copied().flatten(),
+        topic_id: Some(topic.topic_id).filter(|id| !id.is_nil()),
         topic: name,
     };
     Ok(found.into_iter().map(describe).collect())

@@ -111,6 +111,7 @@ mod tests {
                 partitions: 1,
                 replication_factor: None,
                 retention_ms: None,
+                topic_id: None,
             }],
             missing: Vec::new(),
             differences: vec![Difference {

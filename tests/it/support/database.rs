@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::cluster::Cluster;
 
 /// The schema the template holds: another one makes another template.
-const SCHEMA: [&str; 9] = [
+const SCHEMA: [&str; 10] = [
     include_str!("../../../migrations/roles.sql"),
     include_str!("../../../migrations/schema/0001_events.sql"),
     include_str!("../../../migrations/schema/0002_mining.sql"),
@@ -24,6 +24,7 @@ const SCHEMA: [&str; 9] = [
     include_str!("../../../migrations/schema/0005_publication.sql"),
     include_str!("../../../migrations/schema/0006_retention.sql"),
     include_str!("../../../migrations/schema/0008_replay.sql"),
+    include_str!("../../../migrations/schema/0009_suspect.sql"),
     include_str!("../../../migrations/data/miner_models.csv"),
 ];
 

@@ -6,6 +6,7 @@ mod api;
 pub(crate) mod broker;
 pub(crate) mod cluster;
 pub(crate) mod connect;
+pub(crate) mod consuming;
 mod database;
 pub(crate) mod kafka;
 pub(crate) mod pipeline;
