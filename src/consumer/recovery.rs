@@ -135,9 +135,8 @@ impl Worker {
             tx.rollback().await?;
             return Ok(false);
         }
-        self.move_out_of_log(tx.conn(), "parked_event", i64::MIN).await?;
         if let Some(from) = loss.reused_from {
-            self.move_out_of_log(tx.conn(), "event_dlq", from).await?;
+            self.move_letters_out_of_log(tx.conn(), from).await?;
         }
         let redriven = self.redrive(tx.conn()).await?;
         sqlx::query(
@@ -257,34 +256,26 @@ impl Worker {
         .await
     }
 
-    /// Gives rows of a table from an offset on others below zero, under all that are in use and in the same order: the
-    /// old ones will come again with other records.
-    async fn move_out_of_log(
-        &self,
-        conn: &mut PgConnection,
-        table: &'static str,
-        from: i64,
-    ) -> Result<(), sqlx::Error> {
-        let statement = format!(
-            "with lowest as (select least(min(log_offset), $5) as log_offset from ( \
-               select log_offset from parked_event where consumer_name = $1 and topic = $2 and partition = $3 \
-               union all \
-               select log_offset from event_dlq where consumer_name = $1 and topic = $2 and partition = $3) used), \
+    /// Gives letters from an offset on others below zero, under all that are in use and in the same order: the old ones
+    /// will come again with other records.
+    async fn move_letters_out_of_log(&self, conn: &mut PgConnection, from: i64) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "with lowest as (select least(min(log_offset), $5) as log_offset from event_dlq \
+               where consumer_name = $1 and topic = $2 and partition = $3), \
              moved as (select m.log_offset, \
                  l.log_offset - count(*) over () - 1 + row_number() over (order by m.log_offset) as target \
-               from {table} m, lowest l \
+               from event_dlq m, lowest l \
                where consumer_name = $1 and topic = $2 and partition = $3 and m.log_offset >= $4) \
-             update {table} t set log_offset = moved.target from moved \
-             where t.consumer_name = $1 and t.topic = $2 and t.partition = $3 and t.log_offset = moved.log_offset"
-        );
-        sqlx::query(sqlx::AssertSqlSafe(statement))
-            .bind(self.context.group.name)
-            .bind(&self.partition.topic)
-            .bind(self.partition.partition)
-            .bind(from)
-            .bind(OUT_OF_LOG)
-            .execute(conn)
-            .await
-            .map(drop)
+             update event_dlq t set log_offset = moved.target from moved \
+             where t.consumer_name = $1 and t.topic = $2 and t.partition = $3 and t.log_offset = moved.log_offset",
+        )
+        .bind(self.context.group.name)
+        .bind(&self.partition.topic)
+        .bind(self.partition.partition)
+        .bind(from)
+        .bind(OUT_OF_LOG)
+        .execute(conn)
+        .await
+        .map(drop)
     }
 }
