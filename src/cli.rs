@@ -49,6 +49,8 @@ pub enum Command {
     Doctor(Json),
     /// Show how far each group is behind the log.
     Lag(Lag),
+    /// Use the offsets that were set in Kafka.
+    Offsets(Offsets),
     /// Hand dead letters over again to the group that failed, count them, or discard one.
     Replay(Replay),
     /// Show the effective configuration and where each value comes from; secrets are masked.
@@ -195,6 +197,34 @@ pub struct Lag {
     /// Only this group.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `offsets`.
+#[derive(Debug, Args)]
+pub struct Offsets {
+    #[command(subcommand)]
+    pub command: OffsetsCommand,
+}
+
+/// What to do with a group's offsets.
+#[derive(Debug, Subcommand)]
+pub enum OffsetsCommand {
+    /// Continue where Kafka says instead of where the database says: after kafka-consumer-groups.sh --reset-offsets.
+    /// Refused while the group has members. Going back repeats nothing that the inbox remembers; going forward skips.
+    Adopt(OffsetsAdopt),
+}
+
+/// Arguments of `offsets adopt`.
+#[derive(Debug, Args)]
+pub struct OffsetsAdopt {
+    /// Whose offsets.
+    #[arg(long, value_name = "NAME")]
+    pub group: String,
+    /// Only say what would change.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub json: Json,
 }

@@ -72,6 +72,7 @@ pub struct KafkaConfig {
     pub brokers: String,
     connect_url: String,
     pub topic_prefix: String,
+    group_prefix: String,
     pub tls: bool,
     pub tls_ca_file: String,
     pub tls_cert_file: String,
@@ -91,6 +92,11 @@ impl KafkaConfig {
     /// The address of Kafka Connect, when there is one.
     pub fn connect_url(&self) -> Option<&str> {
         Some(self.connect_url.as_str()).filter(|url| !url.is_empty())
+    }
+
+    /// The name in Kafka of a consumer group.
+    pub fn group_id(&self, consumer_name: &str) -> String {
+        format!("{}{consumer_name}", self.group_prefix)
     }
 
     /// The brokers as `host:port`, empty when Kafka is not configured.
@@ -179,7 +185,28 @@ pub struct ConsumerConfig {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct GroupConfig {
+    protocol: String,
     pub renew_interval_ms: u64,
+}
+
+/// How the members of a group share its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Kafka's coordinator deals them.
+    Kafka,
+    /// The members deal them by leases in PostgreSQL.
+    Lease,
+}
+
+impl GroupConfig {
+    /// The configured protocol; `None` leaves the choice to what the log can do.
+    pub fn protocol(&self) -> Option<GroupProtocol> {
+        match self.protocol.as_str() {
+            "kafka" => Some(GroupProtocol::Kafka),
+            "lease" => Some(GroupProtocol::Lease),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -331,6 +358,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         one_of("event_log.kind", &self.event_log.kind, &["", "kafka", "postgres"])?;
+        one_of("group.protocol", &self.group.protocol, &["", "kafka", "lease"])?;
         one_of("log.format", &self.log.format, &["", "text", "json"])?;
         if !self.metrics.bind.is_empty() && self.metrics.bind().is_none() {
             return Err(bad("metrics.bind", &self.metrics.bind, "address:port such as 127.0.0.1:9100"));
@@ -363,6 +391,10 @@ impl Config {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if prefix.is_empty() || prefix.len() > 200 || !prefix.chars().all(legal) {
             return Err(bad("kafka.topic_prefix", prefix, "1 to 200 of letters, digits, '.', '_', '-'"));
+        }
+        let prefix = &self.kafka.group_prefix;
+        if prefix.len() > 200 || !prefix.chars().all(legal) {
+            return Err(bad("kafka.group_prefix", prefix, "up to 200 of letters, digits, '.', '_', '-'"));
         }
         let secret = self.auth.jwt_secret.expose_secret().len();
         if secret != 0 && secret < 32 {

@@ -33,17 +33,21 @@ pub enum Bell {
     Applied,
     /// There is a new dead letter, or somebody asked for one to be replayed.
     Letters,
+    /// A member of a consumer group came, went, or let a partition go.
+    Group,
 }
 
 impl Bell {
-    const ALL: [Self; 4] = [Self::Outbox, Self::Log, Self::Applied, Self::Letters];
+    const ALL: [Self; 5] = [Self::Outbox, Self::Log, Self::Applied, Self::Letters, Self::Group];
 
-    fn channel(self) -> &'static str {
+    /// The name under which PostgreSQL carries it, for a session that rings by itself.
+    pub fn channel(self) -> &'static str {
         match self {
             Self::Outbox => "hashinsight_outbox",
             Self::Log => "hashinsight_log",
             Self::Applied => "hashinsight_applied",
             Self::Letters => "hashinsight_letters",
+            Self::Group => "hashinsight_group",
         }
     }
 }
@@ -66,7 +70,7 @@ struct Rings {
 /// The bells of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Doorbells {
-    lines: Arc<[Line; 4]>,
+    lines: Arc<[Line; 5]>,
     /// Sent along, so that a process ignores the echo of its own rings.
     process: Arc<str>,
 }
@@ -75,7 +79,7 @@ impl Default for Doorbells {
     fn default() -> Self {
         let line = || Line { rung: watch::Sender::default(), outward: Notify::new() };
         Self {
-            lines: Arc::new([line(), line(), line(), line()]),
+            lines: Arc::new([line(), line(), line(), line(), line()]),
             process: uuid::Uuid::now_v7().to_string().into(),
         }
     }
@@ -138,6 +142,7 @@ impl Doorbells {
             () = self.send(Bell::Log, &pool) => {}
             () = self.send(Bell::Applied, &pool) => {}
             () = self.send(Bell::Letters, &pool) => {}
+            () = self.send(Bell::Group, &pool) => {}
         }
         pool.close().await;
         Ok(())

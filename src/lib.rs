@@ -17,7 +17,8 @@
 //! | outbox | event, frame |
 //! | publisher | outbox, log, dead_letter, event, frame |
 //! | connector | event, outbox, frame |
-//! | log, group | frame |
+//! | log | frame |
+//! | group | log (connections to brokers), frame |
 //! | consumer | log, group, inbox, dead_letter, projection, cache, event, outbox (what the log lost), publisher (its record), frame |
 //! | inbox | event, frame |
 //! | dead_letter | event, inbox, log, frame |

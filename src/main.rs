@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hashinsight::cli::{
-    BenchCommand, Cli, Command, ConnectorCommand, ReplayCommand, TokenCommand, TopicsCommand,
+    BenchCommand, Cli, Command, ConnectorCommand, OffsetsCommand, ReplayCommand, TokenCommand, TopicsCommand,
 };
 use hashinsight::config::{self, ConfigError, Loaded};
 use hashinsight::db::DbError;
@@ -63,6 +63,9 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
         },
         Command::Doctor(json) => role::doctor::run(&config, json.json).await,
         Command::Lag(args) => role::lag::run(&config, args.group.as_deref(), args.json.json).await,
+        Command::Offsets(args) => match args.command {
+            OffsetsCommand::Adopt(args) => role::offsets::run_adopt(&config, &args).await,
+        },
         Command::Replay(args) => match args.command {
             None => role::replay::run(&config, &args.letters).await,
             Some(ReplayCommand::Replay(letters)) => role::replay::run(&config, &letters).await,

@@ -57,6 +57,8 @@ fn a_mistake_names_key_value_and_remedy() {
             "1500",
             "2000 to 600000, at least twice wal.status_interval_ms",
         ),
+        ("HASHINSIGHT__GROUP__PROTOCOL", "zookeeper", "group.protocol"),
+        ("HASHINSIGHT__KAFKA__GROUP_PREFIX", "a b", "kafka.group_prefix"),
         ("JWT_SECRET", "short", "auth.jwt_secret has 5 bytes"),
     ] {
         let message = from_env(&[(name, value)]).expect_err(name).to_string();
@@ -72,6 +74,14 @@ fn the_log_follows_the_brokers() {
     assert!(without.event_log_kind(false).is_err());
     let with = from_env(&[("KAFKA_BROKERS", "h:9092")]).expect("valid").config;
     assert_eq!(with.event_log_kind(true).expect("kafka"), EventLogKind::Kafka);
+}
+
+#[test]
+fn a_group_has_its_prefix_in_kafka_alone() {
+    let plain = from_env(&[]).expect("valid").config;
+    assert_eq!(plain.kafka.group_id("portfolio-recalc-group"), "portfolio-recalc-group");
+    let ours = from_env(&[("HASHINSIGHT__KAFKA__GROUP_PREFIX", "north.")]).expect("valid").config;
+    assert_eq!(ours.kafka.group_id("portfolio-recalc-group"), "north.portfolio-recalc-group");
 }
 
 #[test]

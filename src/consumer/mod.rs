@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -43,8 +44,11 @@ mod worker;
 pub use offset::register;
 use worker::Worker;
 
-/// Pause after a worker ended, before the supervisor looks again.
-const RESTART_PAUSE: Duration = Duration::from_millis(50);
+/// A worker that ran for so long did not end because it was started too early.
+const LASTED: Duration = Duration::from_secs(30);
+
+/// Longer than a step takes, shorter than the process has for its own stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What every worker of a group shares.
 pub struct Context {
@@ -78,43 +82,48 @@ pub async fn run(
     mut membership: Box<dyn Membership>,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
+    let group = context.group.name;
     let mut workers = Workers::new(context);
     let mut backoff = Backoff::default();
-    while !stopping.is_cancelled() {
-        let pause = match membership.heartbeat(&workers.owned()).await {
+    let ended = loop {
+        let owned = workers.owned();
+        let beat = tokio::select! {
+            () = stopping.cancelled() => break Ok(()),
+            beat = membership.heartbeat(&owned) => beat,
+        };
+        let pause = match beat {
             Ok(target) => {
                 backoff.reset();
                 workers.reconcile(&target, membership.member_id());
                 membership.interval()
             }
             Err(MembershipError::Evicted) => {
-                warn!(
-                    group = workers.context.group.name,
-                    "evicted: work stops, then this member joins again"
-                );
+                warn!(group, "evicted: work stops, then this member joins again");
                 workers.stop_all().await;
                 backoff.pause()
             }
             Err(MembershipError::Unavailable(cause)) => {
                 if membership.expired() && !workers.running.is_empty() {
-                    warn!(group = workers.context.group.name, %cause, "the lease has run out: work stops");
+                    warn!(group, %cause, "the lease has run out: work stops");
                     workers.stop_all().await;
                 }
                 backoff.pause()
             }
+            Err(refused @ MembershipError::Refused(_)) => break Err(refused.into()),
         };
         tokio::select! {
-            () = stopping.cancelled() => {}
+            () = stopping.cancelled() => break Ok(()),
             () = tokio::time::sleep(pause) => {}
             () = workers.ended() => {}
+            () = membership.nudged() => {}
         }
-    }
+    };
     workers.stop_all().await;
-    if let Err(cause) = membership.leave().await {
-        warn!(%cause, "the group was not left; the lease will run out");
+    match membership.leave().await {
+        Ok(()) => info!(group, "left the group"),
+        Err(cause) => warn!(group, %cause, "the group was not left; the others will notice"),
     }
-    info!(group = workers.context.group.name, "left the group");
-    Ok(())
+    ended
 }
 
 /// What puts the dead letters of a partition on events.dlq.
@@ -132,14 +141,41 @@ fn relay(context: &Context, partition: &TopicPartition) -> Relay {
 /// The running workers, by partition.
 struct Workers {
     context: Arc<Context>,
-    running: BTreeMap<TopicPartition, CancellationToken>,
+    running: BTreeMap<TopicPartition, Running>,
+    /// Partitions whose worker ended without being asked to.
+    resting: BTreeMap<TopicPartition, Resting>,
     tasks: JoinSet<()>,
     partition_of: HashMap<Id, TopicPartition>,
 }
 
+struct Running {
+    stop: CancellationToken,
+    since: Instant,
+}
+
+struct Resting {
+    until: Instant,
+    ends_in_a_row: u32,
+}
+
+impl Resting {
+    /// One second, doubled each time, up to five: two members that both think a partition is theirs must not take it
+    /// from each other all the time, and a rightful owner must not give up.
+    fn after(ends_in_a_row: u32, now: Instant) -> Self {
+        let pause = Duration::from_secs(1 << ends_in_a_row.min(2)).mul_f64(1.0 + 0.25 * fastrand::f64());
+        Self { until: now + pause, ends_in_a_row: ends_in_a_row + 1 }
+    }
+}
+
 impl Workers {
     fn new(context: Arc<Context>) -> Self {
-        Self { context, running: BTreeMap::new(), tasks: JoinSet::new(), partition_of: HashMap::new() }
+        Self {
+            context,
+            running: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            partition_of: HashMap::new(),
+        }
     }
 
     fn owned(&self) -> BTreeSet<TopicPartition> {
@@ -148,13 +184,16 @@ impl Workers {
 
     /// Starts what is missing and asks the rest to stop; a partition is owned until its worker has ended.
     fn reconcile(&mut self, target: &BTreeSet<TopicPartition>, member_id: &str) {
-        for (partition, stop) in &self.running {
+        for (partition, running) in &self.running {
             if !target.contains(partition) {
-                stop.cancel();
+                running.stop.cancel();
             }
         }
+        self.resting.retain(|partition, _| target.contains(partition));
+        let now = Instant::now();
         for partition in target {
-            if self.running.contains_key(partition) {
+            let rests = self.resting.get(partition).is_some_and(|resting| now < resting.until);
+            if rests || self.running.contains_key(partition) {
                 continue;
             }
             let stop = CancellationToken::new();
@@ -168,11 +207,11 @@ impl Workers {
                 }
             });
             self.partition_of.insert(task.id(), partition.clone());
-            self.running.insert(partition.clone(), stop);
+            self.running.insert(partition.clone(), Running { stop, since: now });
         }
     }
 
-    /// Returns when a worker has ended, also by a panic: the next heartbeat starts another where one is missing.
+    /// Returns when a worker has ended, also by a panic: a later heartbeat starts another where one is missing.
     async fn ended(&mut self) {
         let id = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => id,
@@ -183,19 +222,43 @@ impl Workers {
             }
             None => return std::future::pending().await,
         };
-        if let Some(partition) = self.partition_of.remove(&id) {
-            self.running.remove(&partition);
+        let Some(partition) = self.partition_of.remove(&id) else { return };
+        let Some(running) = self.running.remove(&partition) else { return };
+        if !running.stop.is_cancelled() {
+            let lasted = running.since.elapsed() >= LASTED;
+            let before = self.resting.get(&partition).filter(|_| !lasted);
+            let ends_in_a_row = before.map_or(0, |resting| resting.ends_in_a_row);
+            self.resting.insert(partition, Resting::after(ends_in_a_row, Instant::now()));
         }
-        // So that a worker that ends at once does not spin.
-        tokio::time::sleep(RESTART_PAUSE).await;
     }
 
+    /// Stops every worker; one that does not end in time is cut off: its transaction is rolled back.
     async fn stop_all(&mut self) {
-        for stop in self.running.values() {
-            stop.cancel();
+        for running in self.running.values() {
+            running.stop.cancel();
         }
-        while self.tasks.join_next().await.is_some() {}
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_PATIENCE, all_ended).await.is_err() {
+            warn!(group = self.context.group.name, "workers that did not stop in time are cut off");
+            self.tasks.shutdown().await;
+        }
         self.running.clear();
+        self.resting.clear();
         self.partition_of.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_ends_by_itself_rests_for_one_to_five_seconds() {
+        let now = Instant::now();
+        let pause = |ends| (Resting::after(ends, now).until - now).as_secs_f64();
+        for (ends, least) in [(0, 1.0), (1, 2.0), (2, 4.0), (9, 4.0)] {
+            assert!((least..=least * 1.25).contains(&pause(ends)), "{ends}: {}", pause(ends));
+        }
+        assert_eq!(Resting::after(3, now).ends_in_a_row, 4);
     }
 }

@@ -56,6 +56,15 @@ impl Claim {
         partition: &TopicPartition,
         member_id: &str,
     ) -> Result<Self, sqlx::Error> {
+        // A partition that the topic got while we ran has no row yet.
+        sqlx::query(
+            "insert into consumer_offset (consumer_name, topic, partition) values ($1, $2, $3) on conflict do nothing",
+        )
+        .bind(group)
+        .bind(&partition.topic)
+        .bind(partition.partition)
+        .execute(&mut *conn)
+        .await?;
         let before = sqlx::query_as(
             "select owner_id is not null as unreleased, trouble, clock_timestamp() as until from consumer_offset \
              where consumer_name = $1 and topic = $2 and partition = $3 for no key update",
@@ -88,6 +97,7 @@ impl Claim {
 
     /// The first statement of a batch: moves the offset if the partition is still ours.
     pub(super) async fn advance(&self, conn: &mut PgConnection, end: i64) -> Result<bool, sqlx::Error> {
+        fail::fail_point!("consumer.before_fence");
         let moved = sqlx::query(
             "update consumer_offset set next_offset = $6 where consumer_name = $1 and topic = $2 and partition = $3 \
              and owner_epoch = $4 and next_offset = $5",

@@ -27,9 +27,6 @@ use crate::log::{LogError, Record};
 use crate::metrics;
 use crate::projection::Dirty;
 
-/// After a fence the membership has so long to find out who has the partition, before it is claimed again.
-const FENCED_PAUSE: std::ops::Range<f64> = 1.0..5.0;
-
 /// A worker that ran for so long before it panicked starts anew at once.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -147,7 +144,7 @@ impl Worker {
                     backoff.reset();
                     self.complaint = Complaint::default();
                 }
-                Ok(Step::Fenced) => return self.fenced(stop).await,
+                Ok(Step::Fenced) => return self.fenced(),
                 Err(error) => {
                     if let Err(error) = self.complain(&claim, &error).await {
                         warn!(%error, "what stands in the way was not written down");
@@ -235,8 +232,8 @@ impl Worker {
         }
     }
 
-    /// Another member has the partition. If the membership still gives it to us after the pause, a new worker claims it.
-    async fn fenced(&self, stop: &CancellationToken) {
+    /// Another member has the partition. If the membership still gives it to us after a pause, a new worker claims it.
+    fn fenced(&self) {
         metrics::fenced_commit(self.context.group.name);
         metrics::consumer_lag(self.context.group.name, &self.partition.topic, self.partition.partition, None);
         info!(
@@ -244,11 +241,6 @@ impl Worker {
             partition = self.partition.partition,
             "another member has the partition"
         );
-        let pause = FENCED_PAUSE.start + fastrand::f64() * (FENCED_PAUSE.end - FENCED_PAUSE.start);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = sleep(Duration::from_secs_f64(pause)) => {}
-        }
     }
 
     /// One round: replays that were asked for, what is due in the retry queue, or a batch of what was fetched, or a fetch.

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub mod kafka;
 mod lease;
 
+pub use kafka::KafkaMembership;
 pub use lease::LeaseMembership;
 
 /// A partition of a topic.
@@ -24,10 +26,19 @@ pub struct TopicPartition {
 pub enum MembershipError {
     /// Nobody answered: the assignment stands until it expires.
     #[error("membership: {0}")]
-    Unavailable(#[from] sqlx::Error),
+    Unavailable(String),
     /// The others have taken us for dead: work stops, and the next heartbeat joins again.
     #[error("this member was evicted from its group")]
     Evicted,
+    /// What is configured cannot work, and trying again changes nothing.
+    #[error("membership: {0}")]
+    Refused(String),
+}
+
+impl From<sqlx::Error> for MembershipError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(error.to_string())
+    }
 }
 
 /// A member of one group.
@@ -45,6 +56,11 @@ pub trait Membership: Send {
         &mut self,
         owned: &BTreeSet<TopicPartition>,
     ) -> Result<BTreeSet<TopicPartition>, MembershipError>;
+
+    /// Returns when a heartbeat should not wait for its time.
+    async fn nudged(&mut self) {
+        std::future::pending().await
+    }
 
     /// Whether so long ago that others may have taken over: work must stop.
     fn expired(&self) -> bool;

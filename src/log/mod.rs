@@ -14,9 +14,9 @@ pub mod broker;
 pub mod kafka;
 mod partitioner;
 pub mod postgres;
-mod security;
+pub(crate) mod security;
 mod topic_cache;
-mod wire;
+pub(crate) mod wire;
 
 pub use partitioner::partition_of;
 

@@ -1,6 +1,6 @@
 //! Owns one connection to one Kafka broker, for the requests that the client of the data plane does not know.
 //! Promises that a request is answered within its deadline, or fails and the connection is not used again.
-//! Called by `log::kafka` for topics; shaped for the group protocol as well.
+//! Called by `log::kafka` for topics, and by `group::kafka` for the group protocol.
 
 mod sasl;
 
@@ -12,9 +12,12 @@ use std::time::Duration;
 use futures_util::future::select_ok;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest,
-    FetchResponse, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, ConsumerGroupDescribeRequest,
+    ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
     SaslAuthenticateResponse, SaslHandshakeRequest, SaslHandshakeResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, StrBytes, VersionRange};
@@ -76,11 +79,16 @@ macro_rules! calls {
 
 calls! {
     ApiVersions: ApiVersionsRequest => ApiVersionsResponse,
+    ConsumerGroupDescribe: ConsumerGroupDescribeRequest => ConsumerGroupDescribeResponse,
+    ConsumerGroupHeartbeat: ConsumerGroupHeartbeatRequest => ConsumerGroupHeartbeatResponse,
     CreateTopics: CreateTopicsRequest => CreateTopicsResponse,
     DeleteTopics: DeleteTopicsRequest => DeleteTopicsResponse,
     DescribeConfigs: DescribeConfigsRequest => DescribeConfigsResponse,
     Fetch: FetchRequest => FetchResponse,
+    FindCoordinator: FindCoordinatorRequest => FindCoordinatorResponse,
     Metadata: MetadataRequest => MetadataResponse,
+    OffsetCommit: OffsetCommitRequest => OffsetCommitResponse,
+    OffsetFetch: OffsetFetchRequest => OffsetFetchResponse,
     SaslAuthenticate: SaslAuthenticateRequest => SaslAuthenticateResponse,
     SaslHandshake: SaslHandshakeRequest => SaslHandshakeResponse,
 }

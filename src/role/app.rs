@@ -5,16 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use uuid::Uuid;
 
 use crate::api::{Api, server};
 use crate::cache::Cache;
-use crate::config::{Config, EconomicsConfig, EventLogKind, EventSource};
+use crate::config::{Config, ConfigError, EconomicsConfig, EventLogKind, EventSource};
 use crate::consumer;
 use crate::db::Db;
 use crate::doorbell::Doorbells;
 use crate::economics::Assumptions;
-use crate::group::LeaseMembership;
 use crate::lifecycle::Lifecycle;
 use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
@@ -22,8 +20,9 @@ use crate::log::postgres::{PostgresLog, run_retention};
 use crate::metrics;
 use crate::outbox::wal::WalSettings;
 use crate::outbox::{self, Retention};
-use crate::projection;
+use crate::projection::{self, Group};
 use crate::publisher::{Publisher, SlotOwner};
+use crate::role::membership;
 
 /// A process: its configuration and what its roles have in common.
 pub struct App {
@@ -102,19 +101,11 @@ impl App {
         log: &Arc<dyn EventLog>,
         cache: &Arc<Cache>,
     ) -> anyhow::Result<()> {
-        let groups = projection::groups(assumptions(&self.config.economics));
-        let Some(group) = groups.iter().find(|g| g.name == group_name).cloned() else {
-            let known: Vec<&str> = groups.iter().map(|g| g.name).collect();
-            bail!(crate::config::ConfigError(format!(
-                "--group {group_name:?} is no group of this build: {}",
-                known.join(", ")
-            )));
-        };
+        let group = group_named(group_name, assumptions(&self.config.economics))?;
+        let protocol = membership::protocol(self, group.name, &**log).await?;
         let partitions = consumer::partitions_of(&**log, &group, &self.config.kafka.topic_prefix).await?;
         consumer::register(&self.db, group.name, &partitions).await?;
-        let interval = Duration::from_millis(self.config.group.renew_interval_ms);
-        let member_id = Uuid::now_v7().to_string();
-        let membership = LeaseMembership::new(self.db.clone(), group.name, member_id, interval, partitions);
+        let membership = membership::member(self, protocol, group.name, partitions)?;
         let context = consumer::Context {
             db: self.db.clone(),
             log: Arc::clone(log),
@@ -124,7 +115,7 @@ impl App {
             settings: self.config.consumer.clone(),
         };
         let stopping = self.lifecycle.stopping().clone();
-        self.lifecycle.spawn("consumer", consumer::run(Arc::new(context), Box::new(membership), stopping));
+        self.lifecycle.spawn("consumer", consumer::run(Arc::new(context), membership, stopping));
         Ok(())
     }
 
@@ -145,6 +136,16 @@ impl App {
         self.db.close().await;
         ended
     }
+}
+
+/// The group of this name.
+pub(super) fn group_named(name: &str, assumptions: Assumptions) -> anyhow::Result<Group> {
+    let groups = projection::groups(assumptions);
+    if let Some(group) = groups.iter().find(|group| group.name == name) {
+        return Ok(group.clone());
+    }
+    let known: Vec<&str> = groups.iter().map(|group| group.name).collect();
+    bail!(ConfigError(format!("--group {name:?} is no group of this build: {}", known.join(", "))));
 }
 
 /// Connects the log of this configuration.

@@ -11,6 +11,8 @@ mod consumer_log;
 mod consumer_processes;
 mod doctor;
 mod golden;
+mod group_faults;
+mod group_kafka;
 mod house;
 mod http;
 mod kafka_broker;

@@ -11,19 +11,30 @@ use crate::support::pipeline::applied;
 use crate::support::process::{Process, run};
 use crate::support::{TestDb, service, settings};
 
-const GROUP: [&str; 3] = ["consume", "--group", "portfolio-recalc-group"];
-const LEADS: &str = "this publisher leads";
-const WORKS: &str = "working on the partition";
+pub(crate) const GROUP: [&str; 3] = ["consume", "--group", "portfolio-recalc-group"];
+pub(crate) const LEADS: &str = "this publisher leads";
+pub(crate) const WORKS: &str = "working on the partition";
 
 /// A database for the roles, with topics of its own on the broker.
-async fn on_kafka() -> TestDb {
-    let test = TestDb::with(settings(&[
-        ("KAFKA_BROKERS", &service("KAFKA_BROKERS")),
+pub(crate) async fn on_kafka() -> TestDb {
+    on_kafka_with(&[]).await
+}
+
+/// With settings of the test's own.
+pub(crate) async fn on_kafka_with(further: &[(&str, &str)]) -> TestDb {
+    let brokers = service("KAFKA_BROKERS");
+    let mut all = vec![
+        ("KAFKA_BROKERS", brokers.as_str()),
         // The writers of these tests ring no bell.
         ("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS", "20"),
         ("HASHINSIGHT__CONSUMER__BATCH_SIZE", "50"),
-    ]))
-    .await;
+    ];
+    all.extend(further);
+    ready(TestDb::with(settings(&all)).await).await
+}
+
+/// Makes the topics, and listens to the bells of other processes.
+pub(crate) async fn ready(test: TestDb) -> TestDb {
     let migrated = run(&test.environment, &["migrate"]).await;
     assert_eq!(migrated.code, 0, "{}", migrated.stderr);
     // Tells this process when a group of another one has committed.
@@ -32,7 +43,7 @@ async fn on_kafka() -> TestDb {
     test
 }
 
-async fn add_miners(db: &Db, tenant: &TenantId, owner: usize, count: usize) {
+pub(crate) async fn add_miners(db: &Db, tenant: &TenantId, owner: usize, count: usize) {
     let actor = format!("owner-{owner}").parse().expect("a user");
     for n in 0..count {
         let mut tx = db.tenant(tenant).await.expect("begin");
@@ -45,7 +56,7 @@ async fn add_miners(db: &Db, tenant: &TenantId, owner: usize, count: usize) {
     }
 }
 
-async fn inbox_holds(test: &TestDb, count: i64) {
+pub(crate) async fn inbox_holds(test: &TestDb, count: i64) {
     applied(&test.bells, async || test.scalar::<i64>("select count(*) from event_inbox").await >= count)
         .await;
 }
@@ -108,7 +119,7 @@ async fn sigterm_hands_everything_back_and_ends_with_0() {
         let (status, log) = process.ended().await;
         assert_eq!(status.code(), Some(0), "{log}");
     }
-    assert_eq!(test.scalar::<i64>("select count(*) from group_member").await, 0, "the group was left");
+    assert_eq!(test.scalar::<i64>("select count(member_id) from group_slot").await, 0, "the group was left");
     assert_eq!(
         test.scalar::<i64>("select count(owner_id) from consumer_offset").await,
         0,
@@ -123,7 +134,7 @@ async fn a_killed_member_is_replaced_by_another() {
     let mut second = Process::start(&test.environment, &GROUP, "joined the group").await;
     second.says(WORKS).await;
     first.kill().await;
-    second.says("member stood still and was evicted").await;
+    second.says("a member died and was evicted").await;
     let _publisher = Process::start(&test.environment, &["publish"], LEADS).await;
     let tenant: TenantId = "acme".parse().expect("a tenant");
     for owner in 0..12 {

@@ -6,10 +6,8 @@ use super::{Check, Limit};
 use crate::config::{Config, EventLogKind};
 use crate::connector::HEARTBEAT_TOPIC;
 use crate::log::broker::{self, Broker};
+use crate::role::membership::KIP_848;
 use crate::role::topics::{self, Described, Difference};
-
-/// The first version of the group protocol that is not a preview: Kafka 4.0.
-const GROUP_PROTOCOL: i16 = 1;
 
 pub(super) async fn examine(config: &Config) -> Vec<Check> {
     let kind = match config.event_log_kind(true) {
@@ -40,13 +38,16 @@ pub(super) async fn examine(config: &Config) -> Vec<Check> {
 
 fn version(broker: &Broker) -> Check {
     match broker.group_protocol {
-        Some(version) if version >= GROUP_PROTOCOL => {
+        Some(version) if version >= KIP_848 => {
             Check::ok("kafka", format!("{} answers, Kafka 4.0 or newer", broker.address))
         }
         _ => Check::warning(
             "kafka",
-            format!("{} is older than Kafka 4.0: it lacks the group protocol of KIP-848", broker.address),
-            "upgrade the brokers to Kafka 4.0 or newer",
+            format!(
+                "{} does not speak the group protocol of Kafka 4.0: leases take its place",
+                broker.address
+            ),
+            "upgrade the brokers to Kafka 4.0 or newer, and the feature group.version to 1",
         ),
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     /// Lines of the broker's file.
     pub(crate) properties: Vec<(&'static str, String)>,
     pub(crate) listeners: Vec<Listener>,
+    /// Levels of the cluster's features other than the newest, such as `group.version=0`.
+    pub(crate) features: Vec<&'static str>,
     /// Names and passwords, for PLAIN and for SCRAM alike.
     pub(crate) users: Vec<(&'static str, &'static str)>,
 }
@@ -62,6 +64,9 @@ impl Broker {
         let mut format = java(&["-Xmx64m"]);
         format.args(["kafka.tools.StorageTool", "format", "-t", "MDAwMDAwMDAwMDAwMDAwMA", "-c"]);
         format.arg(home.file("server.properties"));
+        for feature in &settings.features {
+            format.args(["--feature", feature]);
+        }
         for (name, password) in &settings.users {
             for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
                 format.arg("--add-scram").arg(format!("{mechanism}=[name={name},password={password}]"));
@@ -150,6 +155,13 @@ fn launch(home: &Home) -> Child {
         .stderr(log)
         .spawn()
         .expect("java")
+}
+
+/// One of Kafka's own tools, by its class.
+pub(crate) fn tool(class: &str, arguments: &[&str]) -> Command {
+    let mut command = java(&["-Xmx128m"]);
+    command.arg(class).args(arguments);
+    command
 }
 
 fn java(options: &[&str]) -> Command {

@@ -93,6 +93,21 @@ impl Cluster {
         self.run().await;
     }
 
+    /// SIGSTOP to every process of it: connections stay open, nothing answers.
+    pub(crate) fn freeze(&self) {
+        let server = self.server.as_ref().expect("it runs").id();
+        // The parent first: it makes no more children then.
+        send("STOP", server);
+        children(server).into_iter().for_each(|pid| send("STOP", pid));
+    }
+
+    /// SIGCONT to all but one, which is for the caller to wake.
+    pub(crate) fn thaw_all_but(&self, sleeper: u32) {
+        let server = self.server.as_ref().expect("it runs").id();
+        let all = children(server).into_iter().chain([server]);
+        all.filter(|pid| *pid != sleeper).for_each(|pid| send("CONT", pid));
+    }
+
     async fn run(&mut self) {
         let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
         let mut command = as_server_user("postgres");
@@ -133,6 +148,19 @@ impl Drop for Cluster {
         let _ = std::fs::remove_dir_all(&self.folder);
         let _ = std::fs::remove_file(self.log());
     }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let parent_of = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may have any; state and parent follow.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    std::fs::read_dir("/proc")
+        .expect("Linux")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
 }
 
 /// Sends a signal to a process.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::cluster::Cluster;
 
 /// The schema the template holds: another one makes another template.
-const SCHEMA: [&str; 10] = [
+const SCHEMA: [&str; 11] = [
     include_str!("../../../migrations/roles.sql"),
     include_str!("../../../migrations/schema/0001_events.sql"),
     include_str!("../../../migrations/schema/0002_mining.sql"),
@@ -23,6 +23,7 @@ const SCHEMA: [&str; 10] = [
     include_str!("../../../migrations/schema/0004_publisher.sql"),
     include_str!("../../../migrations/schema/0005_publication.sql"),
     include_str!("../../../migrations/schema/0006_retention.sql"),
+    include_str!("../../../migrations/schema/0007_group_slots.sql"),
     include_str!("../../../migrations/schema/0008_replay.sql"),
     include_str!("../../../migrations/schema/0009_suspect.sql"),
     include_str!("../../../migrations/data/miner_models.csv"),
@@ -78,6 +79,7 @@ impl TestDb {
         let mut environment = BTreeMap::from([
             ("DATABASE_URL".to_owned(), url.to_owned()),
             ("HASHINSIGHT__KAFKA__TOPIC_PREFIX".to_owned(), format!("{prefix}.")),
+            ("HASHINSIGHT__KAFKA__GROUP_PREFIX".to_owned(), format!("{prefix}.")),
             ("JWT_SECRET".to_owned(), "a secret of the tests, long enough".to_owned()),
             ("HASHINSIGHT__SERVER__BIND".to_owned(), "127.0.0.1:0".to_owned()),
         ]);

@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod consuming;
 mod database;
+pub(crate) mod group;
 pub(crate) mod kafka;
 pub(crate) mod pipeline;
 pub(crate) mod process;

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::broker::free_port;
 
-pub(crate) use frame::{METADATA, PRODUCE, SASL_AUTHENTICATE};
+pub(crate) use frame::{
+    CONSUMER_GROUP_HEARTBEAT, FIND_COORDINATOR, METADATA, OFFSET_COMMIT, PRODUCE, SASL_AUTHENTICATE,
+};
 
 /// What the proxy does with the connections it has and gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

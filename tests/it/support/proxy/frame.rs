@@ -6,7 +6,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 pub(crate) const PRODUCE: i16 = 0;
 pub(crate) const METADATA: i16 = 3;
+pub(crate) const OFFSET_COMMIT: i16 = 8;
+pub(crate) const FIND_COORDINATOR: i16 = 10;
 pub(crate) const SASL_AUTHENTICATE: i16 = 36;
+pub(crate) const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
 
 /// One request or answer, without its length.
 pub(super) struct Frame(pub(super) Vec<u8>);
