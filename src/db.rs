@@ -281,7 +281,10 @@ pub fn classify(error: &sqlx::Error) -> SqlFailure {
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => SqlFailure::Transient,
+        | sqlx::Error::WorkerCrashed
+        // The conversation broke: no statement and no value does that. A server that hangs up while the connection is
+        // being made, as one does that is crashing or behind a proxy, is told in this way.
+        | sqlx::Error::Protocol(_) => SqlFailure::Transient,
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // serialization failure, deadlock, lock timeout, statement cancelled by a timeout
             Some("40001" | "40P01" | "55P03" | "57014" | "25P03" | "25006") => SqlFailure::Transient,
@@ -292,5 +295,29 @@ pub fn classify(error: &sqlx::Error) -> SqlFailure {
             _ => SqlFailure::Permanent,
         },
         _ => SqlFailure::Permanent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// F20: a server that ends before it has said a word is away, not broken.
+    #[tokio::test]
+    async fn a_server_that_hangs_up_at_once_is_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let hang_up = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            // What was asked is read: unread, it would end in a reset.
+            let _ = client.read(&mut [0; 64]).await;
+        };
+        let url = format!("postgres://nobody@{address}/x");
+        let (refused, ()) = tokio::join!(PgConnection::connect(&url), hang_up);
+        let error = refused.expect_err("nobody answers");
+        assert_eq!(classify(&error), SqlFailure::Transient, "{error}");
     }
 }
