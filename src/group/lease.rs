@@ -1,8 +1,8 @@
 //! Membership by leases in PostgreSQL.
 //!
 //! A lease is a counter, not a time: clocks of hosts differ, and a database that stalls would expire everybody. A
-//! member is taken for dead when its counter stood still while the observer renewed its own four times. The member
-//! itself stops working earlier, by its own monotonic clock, measured from before the last renewal was sent.
+//! member is taken for dead when its counter stood still while the observer renewed its own four times, an interval
+//! apart: a heartbeat that comes early, because a worker ended, says nothing about the others. The member itself stops working earlier, by its own monotonic clock, measured from before the last renewal was sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct LeaseMembership {
     partitions: Vec<TopicPartition>,
     /// The counter of each member as last seen, and how many of our renewals ago it moved.
     observed: BTreeMap<String, (i64, u32)>,
+    /// When a renewal was last counted against the others.
+    counted_at: Option<Instant>,
     joined: bool,
     renewed_at: Instant,
 }
@@ -50,6 +52,7 @@ impl LeaseMembership {
             interval,
             partitions,
             observed: BTreeMap::new(),
+            counted_at: None,
             joined: false,
             renewed_at: Instant::now(),
         }
@@ -83,6 +86,7 @@ impl LeaseMembership {
         if renewed == 0 {
             self.joined = false;
             self.observed.clear();
+            self.counted_at = None;
             return Err(MembershipError::Evicted);
         }
         self.joined = true;
@@ -93,11 +97,15 @@ impl LeaseMembership {
                 .bind(&self.group)
                 .fetch_all(tx.conn())
                 .await?;
+        let now = Instant::now();
+        let counts = self.counted_at.is_none_or(|before| now - before >= self.interval);
         let mut alive = BTreeSet::new();
         let mut observed = BTreeMap::new();
         for (member, counter) in members {
             let stood_still = match self.observed.get(&member) {
-                Some((seen, renewals)) if *seen == counter && member != self.member_id => renewals + 1,
+                Some((seen, renewals)) if *seen == counter && member != self.member_id => {
+                    renewals + u32::from(counts)
+                }
                 _ => 0,
             };
             if stood_still < PATIENCE {
@@ -124,6 +132,9 @@ impl LeaseMembership {
         }
         tx.commit().await?;
         self.observed = observed;
+        if counts {
+            self.counted_at = Some(now);
+        }
         Ok(alive)
     }
 

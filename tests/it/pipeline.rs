@@ -508,3 +508,18 @@ async fn a_member_that_wakes_up_too_late_is_fenced() {
         test.scalar("select next_offset from consumer_offset where consumer_name = 'picky'").await;
     assert_eq!(next, 2, "the offset does not go back");
 }
+
+/// F40: whoever renews more often than the others, because its workers come and go, does not take them for dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_in_a_hurry_evicts_nobody() {
+    let test = TestDb::new().await;
+    let interval = Duration::from_secs(60);
+    let member =
+        |name: &str| LeaseMembership::new(test.db.clone(), "picky", name.to_owned(), interval, Vec::new());
+    let (mut hurried, mut calm) = (member("hurried"), member("calm"));
+    calm.heartbeat(&BTreeSet::new()).await.expect("joined");
+    for _ in 0..10 {
+        hurried.heartbeat(&BTreeSet::new()).await.expect("renewed");
+    }
+    calm.heartbeat(&BTreeSet::new()).await.expect("it is a member still");
+}
