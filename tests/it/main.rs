@@ -5,6 +5,7 @@
 mod auth;
 mod bench;
 mod cache;
+mod chaos;
 mod connector;
 mod consumer;
 mod consumer_log;
@@ -13,6 +14,7 @@ mod doctor;
 mod golden;
 mod group_faults;
 mod group_kafka;
+mod history;
 mod house;
 mod http;
 mod kafka_broker;

@@ -92,6 +92,11 @@ impl Broker {
         format!("127.0.0.1:{}", self.ports[listener])
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.home.0
+    }
+
     /// SIGKILL: no chance to tidy up. Returns when the process is gone.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("killed");

@@ -63,6 +63,11 @@ impl Cluster {
         format!("postgres://{login}@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where its files are.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -106,6 +111,12 @@ impl Cluster {
         let server = self.server.as_ref().expect("it runs").id();
         let all = children(server).into_iter().chain([server]);
         all.filter(|pid| *pid != sleeper).for_each(|pid| send("CONT", pid));
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        let server = self.server.as_ref().expect("it runs").id();
+        children(server).into_iter().chain([server]).for_each(|pid| send("CONT", pid));
     }
 
     async fn run(&mut self) {

@@ -24,9 +24,9 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-fn command(environment: &BTreeMap<String, String>, arguments: &[&str]) -> Command {
+/// The binary with this environment and nothing of the caller's own.
+pub(crate) fn command(environment: &BTreeMap<String, String>, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hashinsight"));
-    // Nothing of the caller's own configuration reaches the process.
     command.env_clear().env("HOME", std::env::temp_dir()).env("HASHINSIGHT__LOG__FORMAT", "text");
     command.envs(environment).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     command
