@@ -133,6 +133,7 @@ pub(crate) async fn run(plan: Plan) -> Done {
     let history = History {
         group: portfolio::GROUP.to_owned(),
         assumptions: assumptions(&stage.test.config.economics),
+        began: wall,
         ops: load.ops(),
         topics: stage.topics().await,
         tables: Tables::read(&mut conn).await.expect("the tables"),

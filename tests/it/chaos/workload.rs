@@ -201,8 +201,8 @@ impl Tenant {
         let owner = OWNERS[rng.usize(..OWNERS.len())];
         let dice = rng.u8(..100);
         match dice {
-            0..5 => return Action::Snapshot { body: snapshot(rng) },
-            5..10 => return Action::Sync { owner: owner.to_owned() },
+            0..8 => return Action::Snapshot { body: snapshot(rng) },
+            8..12 => return Action::Sync { owner: owner.to_owned() },
             _ => {}
         }
         if herd.is_empty() || (dice < 40 && herd.len() < MOST_MINERS) {

@@ -1,5 +1,8 @@
 //! A small history in which everything is right, and what the checker says to it once something is not.
 
+use std::time::Duration;
+
+use chrono::DateTime;
 use hashinsight::economics::{Assumptions, MinerLine, MinerStatus, Network, portfolio};
 use hashinsight::event::kind;
 use rust_decimal::Decimal;
@@ -147,6 +150,9 @@ fn healthy() -> History {
         user_id: OWNER.to_owned(),
         version,
         event_id,
+        at: DateTime::UNIX_EPOCH + Duration::from_secs(1),
+        snapshot_id: Some(SNAPSHOT).filter(|_| event_id == OBSERVED),
+        by_model: json!([{"model": "rig", "miners_total": 2, "miners_online": 2, "hashrate_ths": 400.0}]),
     };
     let offset = |topic: &str, next_offset| Offset {
         consumer_name: GROUP.to_owned(),
@@ -158,6 +164,7 @@ fn healthy() -> History {
     History {
         group: GROUP.to_owned(),
         assumptions: Assumptions::default(),
+        began: DateTime::UNIX_EPOCH,
         ops: vec![
             op(1, Action::Add { body: json!({}) }, 201, json!({"event_id": ADDED, "miner_id": MINER})),
             op(2, Action::Status { miner: MINER, body: json!({}) }, 200, json!({"event_id": CHANGED})),
@@ -374,8 +381,13 @@ fn i3_the_read_models_are_the_sum_of_the_writes() {
     assert_eq!(said(|h| h.tables.portfolios[0]["snapshot_id"] = Value::Null), ["I3"]);
     assert_eq!(said(|h| h.tables.portfolios[0]["version"] = json!(3)), ["I3"]);
     assert_eq!(said(|h| h.tables.portfolios.clear()), ["I3"]);
-    // A lost update: the second recalculation did not build on the first.
+    // Lost updates, which the next event would repair: the second recalculation did not build on the first; it knew the
+    // miner as it was before, or not at all; it did not know its snapshot.
     assert_eq!(said(|h| h.witness.recomputed[1].version = 1), ["I3"]);
+    assert_eq!(said(|h| h.witness.recomputed[1].by_model[0]["miners_online"] = json!(0)), ["I3"]);
+    assert_eq!(said(|h| h.witness.recomputed[1].by_model = json!([])), ["I3"]);
+    assert_eq!(said(|h| h.witness.recomputed[1].by_model[0]["model"] = json!("another")), ["I3"]);
+    assert_eq!(said(|h| h.witness.recomputed[1].snapshot_id = None), ["I3"]);
     // The record itself: a change lost in the row, and one made on a state that never was.
     assert!(said(|h| h.tables.miners[0].quantity = 3).contains(&"I3"));
     assert_eq!(said(|h| h.tables.outbox[1].payload["data"]["old_status"] = json!("offline")), ["I3"]);

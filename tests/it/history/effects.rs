@@ -53,7 +53,6 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             None => found.push(Violation::new("I3", format!("{owner:?} has no portfolio"))),
         }
     }
-    versions(history, &stored, index, found);
 }
 
 /// The rows of record against the story of the events.
@@ -113,37 +112,6 @@ fn figures(history: &History, owner: (&str, &str), row: &Value, found: &mut Vec<
     let snapshot = newest.map_or(Value::Null, |s| json!(s.id));
     if row["snapshot_id"] != snapshot {
         differ("snapshot_id", &row["snapshot_id"], &snapshot);
-    }
-}
-
-/// Versions count the recalculations, one by one, and the last is what is stored; its event was applied.
-fn versions(
-    history: &History,
-    stored: &BTreeMap<(&str, &str), &Value>,
-    index: &Index<'_>,
-    found: &mut Vec<Violation>,
-) {
-    let mut last: BTreeMap<(&str, &str), (i64, Option<Uuid>)> =
-        stored.keys().map(|owner| (*owner, (0, None))).collect();
-    for written in &history.witness.recomputed {
-        let last = last.entry((&written.tenant_id, &written.user_id)).or_default();
-        if written.version != last.0 + 1 {
-            let what = format!("version {} followed {}", written.version, last.0);
-            found.push(Violation::new("I3", what).of([written.event_id]).because(written));
-        }
-        *last = (written.version, Some(written.event_id));
-    }
-    for (owner, (version, event)) in last {
-        let row = stored.get(&owner).copied().unwrap_or(&Value::Null);
-        if (row["version"].as_i64(), event_of(row)) != (Some(version), event) {
-            let what = format!("the portfolio of {owner:?} is not the last that was computed, {version}");
-            found.push(Violation::new("I3", what).of(event).because(row));
-        }
-        let applied = event.and_then(|id| index.inbox.get(&id)).map(|r| r.outcome.as_str());
-        if applied != Some("applied") {
-            let what = format!("the portfolio of {owner:?} names an event that is {applied:?}");
-            found.push(Violation::new("I3", what).of(event));
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | invariant | what it says | file |
 //! |---|---|---|
 //! | I1, I2, I8 | an acknowledged write is applied once; nothing else is; a repeated request has one effect | `writes` |
-//! | I3 | what the read models show is the sum of what was written, and a read after a write shows it | `effects`, `reads` |
+//! | I3 | what the read models show is the sum of what was written, and a read after a write shows it | `effects`, `versions`, `reads` |
 //! | I4 | per aggregate, the log and the applied sequence go by position | `order` |
 //! | I5, I9 | offsets go forward without a gap, moved by nobody but the owner of the epoch | `fences` |
 //! | I6 | every event is in exactly one place: applied, dead, waiting, not yet published | `places` |
@@ -14,7 +14,9 @@
 
 use std::fmt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -31,6 +33,7 @@ mod places;
 mod reads;
 mod tables;
 mod tenants;
+mod versions;
 mod witness;
 mod writes;
 
@@ -49,6 +52,8 @@ pub(crate) struct History {
     /// The consumer group that is checked.
     pub(crate) group: String,
     pub(crate) assumptions: Assumptions,
+    /// When the run began, by the one clock that clients and database share.
+    pub(crate) began: DateTime<Utc>,
     pub(crate) ops: Vec<Op>,
     pub(crate) topics: Topics,
     pub(crate) tables: Tables,
@@ -111,6 +116,12 @@ impl fmt::Display for Violation {
 }
 
 impl History {
+    /// Whether somebody had asked for an event by then: before, nobody can have seen it.
+    fn asked_by(&self, event: &tables::Event, then: DateTime<Utc>, index: &Index<'_>) -> bool {
+        let asked = index.ops.get(event.request_id()).map(|op| Duration::from_micros(op.invoked));
+        asked.is_some_and(|asked| self.began + asked <= then)
+    }
+
     /// How much there was to check: a clean verdict on little says little.
     pub(crate) fn summary(&self) -> String {
         let of = |which: fn(&Outcome) -> bool| self.ops.iter().filter(|op| which(&op.outcome)).count();
@@ -139,6 +150,7 @@ pub(crate) fn check(history: &History) -> Vec<Violation> {
     let mut found = Vec::new();
     writes::check(history, &index, &mut found);
     effects::check(history, &index, &mut found);
+    versions::check(history, &index, &mut found);
     reads::check(history, &index, &mut found);
     order::check(history, &index, &mut found);
     fences::check(history, &mut found);

@@ -3,7 +3,9 @@
 //!
 //! Who it was is told by the login: each process of a chaos run connects as one of its own.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -52,12 +54,16 @@ pub(crate) struct Settled {
 /// A version of a portfolio.
 #[derive(Debug, Clone, Serialize, sqlx::FromRow)]
 pub(crate) struct Recomputed {
+    /// When it was written, after what it follows from was read.
+    pub(crate) at: DateTime<Utc>,
     pub(crate) xid: String,
     pub(crate) login: String,
     pub(crate) tenant_id: String,
     pub(crate) user_id: String,
     pub(crate) version: i64,
     pub(crate) event_id: Uuid,
+    pub(crate) snapshot_id: Option<Uuid>,
+    pub(crate) by_model: Value,
 }
 
 impl Witness {

@@ -14,7 +14,8 @@ create table witness.settled (
     consumer_name text not null, event_id uuid not null, old_outcome text not null, new_outcome text not null);
 create table witness.recomputed (
     seq bigint generated always as identity, xid text not null, login text not null,
-    tenant_id text not null, user_id text not null, version bigint not null, event_id uuid not null);
+    tenant_id text not null, user_id text not null, version bigint not null, event_id uuid not null,
+    snapshot_id uuid, by_model jsonb not null, at timestamptz not null default clock_timestamp());
 
 create function witness.moved() returns trigger language plpgsql security definer as $$
 begin
@@ -40,8 +41,9 @@ end
 $$;
 create function witness.recomputed() returns trigger language plpgsql security definer as $$
 begin
-    insert into witness.recomputed (xid, login, tenant_id, user_id, version, event_id)
-    values (pg_current_xact_id()::text, session_user, new.tenant_id, new.user_id, new.version, new.event_id);
+    insert into witness.recomputed (xid, login, tenant_id, user_id, version, event_id, snapshot_id, by_model)
+    values (pg_current_xact_id()::text, session_user, new.tenant_id, new.user_id, new.version, new.event_id,
+            new.snapshot_id, new.by_model);
     return null;
 end
 $$;
