@@ -28,7 +28,7 @@ use super::{PublishError, Publisher, beat};
 use crate::backoff::Backoff;
 use crate::db;
 use crate::outbox::wal::{
-    APPLICATION_NAME, Confirmer, Lsn, SlotState, WalError, WalSettings, WalStream, slot,
+    APPLICATION_NAME, Confirmer, Lsn, SlotState, Visibility, WalError, WalSettings, WalStream, slot,
 };
 use crate::outbox::{Cursor, Leadership, OBSERVER};
 
@@ -191,7 +191,8 @@ async fn stream(
     let stream = WalStream::open(settings, &publisher.lifecycle).await?;
     info!(slot = settings.slot, "streaming from the write-ahead log");
     let keeper = Confirming { confirmer: stream.confirmer(), behind: Behind::new(leadership).await? };
-    let source = Following { stream, confirm: Lsn::default() };
+    let visibility = Visibility::open(&publisher.db).await?;
+    let source = Following { stream, visibility, confirm: Lsn::default() };
     Pipeline::new(publisher, leadership).await?.run(source, keeper, stopping.cancelled()).await
 }
 
@@ -219,9 +220,10 @@ async fn observe(
     }
 }
 
-/// Rows as they are committed, marked with the place to confirm.
+/// Rows as they are committed and visible, marked with the place to confirm.
 struct Following {
     stream: WalStream,
+    visibility: Visibility,
     confirm: Lsn,
 }
 
@@ -230,6 +232,7 @@ impl Source for Following {
 
     async fn next(&mut self) -> Result<Option<Batch<Lsn>>, PublishError> {
         let batch = self.stream.next().await?;
+        self.visibility.wait(&batch.transactions).await?;
         // Within a transaction there is no new place: the last one holds.
         self.confirm = batch.confirm.unwrap_or(self.confirm);
         Ok(Some(Batch { rows: batch.rows, mark: self.confirm }))

@@ -426,6 +426,36 @@ async fn a_lost_slot_loses_no_event() {
     publishing.everything_is_published().await;
 }
 
+/// A commit that waits for a synchronous standby is on the disk, and was sent to whoever reads the log, but nobody sees it
+/// yet: who recomputed from the tables now would miss it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_not_published_before_it_can_be_seen() {
+    let cluster = Cluster::start(&[]).await;
+    let kafka = service("KAFKA_BROKERS");
+    let test = TestDb::on(&cluster, Publishing::settings(&kafka, &[])).await;
+    let mut publishing = Publishing::of(test, &kafka).await;
+    let _publisher = publishing.publisher("wal", ready("wal")).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    cluster.execute("postgres", "alter system set synchronous_standby_names = 'nobody'").await;
+    cluster.execute("postgres", "select pg_reload_conf()").await;
+    publishing.holds("current_setting('synchronous_standby_names') = 'nobody'").await;
+
+    let db = publishing.test.db.clone();
+    let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
+    publishing
+        .holds(
+            "exists (select from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database()) \
+             and exists (select from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn())",
+        )
+        .await;
+    assert!(!publishing.another_arrives(Duration::from_millis(500)).await, "published, and nobody sees it");
+    cluster.execute("postgres", "alter system reset synchronous_standby_names").await;
+    cluster.execute("postgres", "select pg_reload_conf()").await;
+    committing.await.expect("committed");
+    publishing.everything_is_published().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_somebody_else_reads_the_slot_the_table_is_polled() {
     let mut publishing = publishing(&[]).await;

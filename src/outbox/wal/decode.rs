@@ -31,8 +31,8 @@ const COLUMNS: [&str; 10] = [
 /// One message of the stream.
 #[derive(Debug)]
 pub enum Message {
-    /// A committed transaction starts; all of it follows without another in between.
-    Begin,
+    /// A committed transaction starts; all of it follows without another in between. The lower half of its id.
+    Begin(u32),
     /// A row of the outbox.
     Row(OutboxRow),
     /// The transaction is complete; its commit record ends here.
@@ -79,7 +79,11 @@ impl Decoder {
     pub fn decode(&mut self, message: &[u8]) -> Result<Message, DecodeError> {
         let mut bytes = Bytes(message);
         match bytes.byte("kind")? {
-            b'B' => Ok(Message::Begin),
+            b'B' => {
+                // Where and when it was committed.
+                bytes.take(8 + 8, "begin")?;
+                Ok(Message::Begin(u32::from_be_bytes(bytes.array("begin")?)))
+            }
             b'R' => self.describe(bytes),
             b'I' => self.insert(bytes),
             b'C' => {

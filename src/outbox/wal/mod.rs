@@ -24,6 +24,7 @@ mod lsn;
 pub mod slot;
 mod stream;
 mod tls;
+mod visibility;
 mod watch;
 mod wire;
 
@@ -31,6 +32,7 @@ pub use decode::{DecodeError, Decoder, Message};
 pub use lsn::{InvalidLsn, Lsn};
 pub use slot::{Created, Slot, SlotError, SlotState};
 pub use stream::{Confirmer, WalStream};
+pub use visibility::Visibility;
 pub use watch::SlotWatch;
 
 /// The publication of the outbox; a migration makes it.
@@ -92,8 +94,8 @@ pub struct WalBatch {
     /// Where the last transaction ends that is whole in the batches so far: to be confirmed when every row of them is
     /// published. `None`: nothing new may be confirmed.
     pub confirm: Option<Lsn>,
-    /// How far the server has read.
-    pub end: Lsn,
+    /// The transactions that wrote them, by the lower half of their ids.
+    pub transactions: Vec<u32>,
 }
 
 /// Why the stream ended or does not start.

@@ -73,7 +73,7 @@ impl WalStream {
             wire,
             decoder: Decoder::default(),
             filling: Filling::default(),
-            in_transaction: false,
+            transaction: None,
             out,
             confirmer: confirmer.clone(),
             batch_rows: settings.batch_rows.max(1),
@@ -117,20 +117,23 @@ struct Filling {
     confirm: Option<Lsn>,
     /// Without rows a batch only moves the slot, which need not happen more often than it is reported.
     due: bool,
-    end: Lsn,
+    /// Those of the rows.
+    transactions: Vec<u32>,
     /// Where the last batch could be confirmed.
     handed: Lsn,
 }
 
 impl Filling {
-    fn push(&mut self, row: OutboxRow) {
+    fn push(&mut self, row: OutboxRow, transaction: u32) {
         self.bytes += row.payload.len();
         self.rows.push(row);
+        if self.transactions.last() != Some(&transaction) {
+            self.transactions.push(transaction);
+        }
     }
 
     /// No transaction that ends before this place is unread.
     fn whole_until(&mut self, lsn: Lsn) {
-        self.end = self.end.max(lsn);
         if lsn > self.handed {
             self.confirm = self.confirm.max(Some(lsn));
         }
@@ -141,8 +144,11 @@ impl Filling {
     }
 
     fn take(&mut self) -> WalBatch {
-        let batch =
-            WalBatch { rows: std::mem::take(&mut self.rows), confirm: self.confirm.take(), end: self.end };
+        let batch = WalBatch {
+            rows: std::mem::take(&mut self.rows),
+            confirm: self.confirm.take(),
+            transactions: std::mem::take(&mut self.transactions),
+        };
         self.handed = batch.confirm.unwrap_or(self.handed);
         self.bytes = 0;
         self.due = false;
@@ -155,7 +161,8 @@ struct Pump {
     wire: Wire,
     decoder: Decoder,
     filling: Filling,
-    in_transaction: bool,
+    /// Whose rows are arriving.
+    transaction: Option<u32>,
     out: mpsc::Sender<Result<WalBatch, WalError>>,
     confirmer: Confirmer,
     batch_rows: usize,
@@ -204,7 +211,7 @@ impl Pump {
             let something =
                 !self.filling.rows.is_empty() || self.filling.due && self.filling.confirm.is_some();
             // The rest of a transaction is on its way: with it the rows can be confirmed.
-            let ready = full || something && !self.in_transaction;
+            let ready = full || something && self.transaction.is_none();
             tokio::select! {
                 biased;
                 () = self.out.closed() => return Ok(()),
@@ -240,7 +247,7 @@ impl Pump {
         }
         match parse_copy_data(payload)? {
             ReplicationCopyData::KeepAlive { wal_end, reply_requested, .. } => {
-                if !self.in_transaction {
+                if self.transaction.is_none() {
                     self.filling.whole_until(Lsn(wal_end.0));
                 }
                 if reply_requested {
@@ -254,10 +261,10 @@ impl Pump {
             ReplicationCopyData::XLogData { data, .. } => {
                 self.asked = 0;
                 match self.decoder.decode(&data)? {
-                    Message::Begin => self.in_transaction = true,
-                    Message::Row(row) => self.filling.push(row),
+                    Message::Begin(transaction) => self.transaction = Some(transaction),
+                    Message::Row(row) => self.filling.push(row, self.transaction.unwrap_or_default()),
                     Message::Commit(end) => {
-                        self.in_transaction = false;
+                        self.transaction = None;
                         self.filling.whole_until(end);
                     }
                     Message::Other => {}

@@ -84,6 +84,16 @@ impl Publishing {
         Process::start(&environment, &["publish", "--source", source], ready(source)).await
     }
 
+    /// Whether a record beyond those that were read arrives within this time.
+    pub(crate) async fn another_arrives(&self, within: Duration) -> bool {
+        let limits = FetchLimits { max_records: 1, max_bytes: 1 << 20, max_wait: within };
+        let next = self.partitions.iter().map(|((topic, partition), read)| async move {
+            let fetched = self.log.fetch(topic, *partition, read.len() as i64, limits).await;
+            !fetched.expect("read").records.is_empty()
+        });
+        join_all(next).await.contains(&true)
+    }
+
     pub(crate) fn topic(&self, aggregate: &str) -> String {
         format!("{}{aggregate}", self.test.config.kafka.topic_prefix)
     }

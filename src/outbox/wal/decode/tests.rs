@@ -92,7 +92,8 @@ fn boundaries_of_a_transaction_are_told() {
     commit.extend([0; 8]);
     let end: Lsn = "16/B374D848".parse().expect("valid");
     assert!(matches!(Decoder::default().decode(&commit), Ok(Message::Commit(lsn)) if lsn == end));
-    assert!(matches!(Decoder::default().decode(b"B"), Ok(Message::Begin)));
+    let begin = [b"B".as_slice(), &[0; 16], &[0, 0, 2, 1]].concat();
+    assert!(matches!(Decoder::default().decode(&begin), Ok(Message::Begin(513))));
 }
 
 #[test]
