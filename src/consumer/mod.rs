@@ -98,7 +98,10 @@ pub async fn run(
                 membership.interval()
             }
             Err(MembershipError::Evicted) => {
-                warn!(group, "evicted: work stops, then this member joins again");
+                warn!(
+                    group,
+                    "the group does not count on this member: work stops, then this member joins again"
+                );
                 workers.stop_all().await;
                 backoff.pause()
             }

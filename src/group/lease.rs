@@ -87,6 +87,7 @@ impl LeaseMembership {
             self.joined = false;
             self.observed.clear();
             self.counted_at = None;
+            warn!(group = self.group, member = self.member_id, "this member stood still and was evicted");
             return Err(MembershipError::Evicted);
         }
         self.joined = true;
@@ -126,7 +127,7 @@ impl LeaseMembership {
             if evicted == 1 {
                 warn!(
                     group = self.group,
-                    member, "member stood still and was evicted; its partitions are dealt anew"
+                    member, "a member stood still and was evicted; its partitions are dealt anew"
                 );
             }
         }

@@ -27,8 +27,8 @@ pub enum MembershipError {
     /// Nobody answered: the assignment stands until it expires.
     #[error("membership: {0}")]
     Unavailable(String),
-    /// The others have taken us for dead: work stops, and the next heartbeat joins again.
-    #[error("this member was evicted from its group")]
+    /// The group does not count on us, or we cannot say who we are: work stops, and a later heartbeat joins again.
+    #[error("the group does not count on this member")]
     Evicted,
     /// What is configured cannot work, and trying again changes nothing.
     #[error("membership: {0}")]

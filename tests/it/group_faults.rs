@@ -156,7 +156,7 @@ async fn a_coordinator_that_forbids_the_group_ends_the_process_and_one_that_forg
     let id = test.shared(&[PARTITIONS]).await;
     for code in [UNKNOWN_MEMBER_ID, FENCED_MEMBER_EPOCH, GROUP_ID_NOT_FOUND] {
         proxy.rule(refuse(code));
-        member.says("evicted: work stops").await;
+        member.says("the group does not count on this member: work stops").await;
         member.says(JOINED).await;
         assert_eq!(test.shared(&[PARTITIONS]).await, id);
     }
@@ -246,7 +246,7 @@ async fn a_member_whose_slot_is_lost_stops_and_joins_again() {
     // Free at once: the same slot, the same id.
     test.execute(cut).await;
     first.process.says("the member's slot is lost: work stops").await;
-    first.process.says("evicted: work stops").await;
+    first.process.says("the group does not count on this member: work stops").await;
     first.process.says(JOINED).await;
     assert_eq!(test.shared(&[3, 3]).await, both);
 

@@ -16,7 +16,7 @@ use crate::support::process::command;
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// What a member says that finds itself taken for dead.
-const EVICTED: &str = "evicted: work stops";
+const EVICTED: &str = "this member stood still and was evicted";
 
 pub(crate) struct Role {
     pub(crate) name: &'static str,
