@@ -124,6 +124,25 @@ pub enum TopicsCommand {
     Ensure(Json),
     /// Show the topics and what differs from what they should be.
     Describe(Json),
+    /// Give the topics of events more partitions while everything runs. Publishing pauses until every group has
+    /// applied what is published, so that the events of one miner are applied in their order. Run again after a crash.
+    Alter(TopicsAlter),
+}
+
+/// Arguments of `topics alter`.
+#[derive(Debug, Args)]
+pub struct TopicsAlter {
+    /// How many each topic is to have; more than now.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    pub partitions: i32,
+    /// Only this topic, such as events.miner.
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Option<String>,
+    /// How long publishing may pause; when the groups take longer, nothing is changed.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub wait: u64,
+    #[command(flatten)]
+    pub json: Json,
 }
 
 /// Arguments of `slot`.

@@ -1,15 +1,24 @@
 //! Owns the lag: how far each group is behind the log, per partition, in records and seconds.
 //! Promises that what is not known is null, never zero.
-//! Called by `hashinsight lag`.
+//! Called by `hashinsight lag` and `topics alter`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::Utc;
+use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
 use crate::db::Db;
+use crate::group::living;
 use crate::log::{EventLog, FetchLimits};
+
+mod unapplied;
+
+pub use unapplied::{Unapplied, UnappliedError, unapplied};
+
+/// Partitions that are looked at together: each may wait for a broker that does not answer.
+const AT_ONCE: usize = 8;
 
 /// More records behind than this: warning.
 const WARNING: i64 = 1_000;
@@ -46,7 +55,7 @@ pub struct PartitionLag {
     pub lag: Option<i64>,
     /// Age of the oldest record not yet applied; 0 when there is none.
     pub lag_seconds: Option<f64>,
-    /// The member that works on it.
+    /// The member that works on it; null if none that lives does.
     pub owner: Option<String>,
     /// Why it stands still; null while it does not.
     pub trouble: Option<String>,
@@ -64,6 +73,19 @@ struct OffsetRow {
 
 /// Measures the lag of all groups, or of one.
 pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result<LagReport, sqlx::Error> {
+    measure_with(db, Some(log), group).await
+}
+
+/// As [`measure`], while the log is away: what the database knows of all groups, or of one.
+pub async fn without_log(db: &Db, group: Option<&str>) -> Result<LagReport, sqlx::Error> {
+    measure_with(db, None, group).await
+}
+
+async fn measure_with(
+    db: &Db,
+    log: Option<&dyn EventLog>,
+    group: Option<&str>,
+) -> Result<LagReport, sqlx::Error> {
     let mut tx = db.worker().await?;
     let rows: Vec<OffsetRow> = sqlx::query_as(
         "select consumer_name, topic, partition, next_offset, owner_id, trouble from consumer_offset \
@@ -72,11 +94,16 @@ pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result
     .bind(group)
     .fetch_all(tx.conn())
     .await?;
+    let living = living(tx.conn()).await?;
     tx.rollback().await?;
+    let measured = rows.into_iter().map(|mut row| {
+        row.owner_id = row.owner_id.filter(|owner| living.contains(owner));
+        async move { (row.consumer_name.clone(), partition_lag(log, row).await) }
+    });
+    let mut measured = stream::iter(measured).buffered(AT_ONCE);
     let mut groups: BTreeMap<String, Vec<PartitionLag>> = BTreeMap::new();
-    for row in rows {
-        let name = row.consumer_name.clone();
-        groups.entry(name).or_default().push(partition_lag(log, row).await);
+    while let Some((group, partition)) = measured.next().await {
+        groups.entry(group).or_default().push(partition);
     }
     let groups = groups.into_iter().map(|(group, partitions)| {
         let lag = partitions.iter().map(|p| p.lag).sum();
@@ -87,13 +114,16 @@ pub async fn measure(db: &Db, log: &dyn EventLog, group: Option<&str>) -> Result
     Ok(LagReport { groups: groups.collect() })
 }
 
-async fn partition_lag(log: &dyn EventLog, row: OffsetRow) -> PartitionLag {
-    let end = log.bounds(&row.topic, row.partition).await.ok().map(|b| b.end);
-    let lag = end.map(|end| (end - row.next_offset).max(0));
-    let lag_seconds = match lag {
-        Some(0) => Some(0.0),
-        Some(_) => oldest_age(log, &row).await,
+async fn partition_lag(log: Option<&dyn EventLog>, row: OffsetRow) -> PartitionLag {
+    let end = match log {
+        Some(log) => log.bounds(&row.topic, row.partition).await.ok().map(|b| b.end),
         None => None,
+    };
+    let lag = end.map(|end| (end - row.next_offset).max(0));
+    let lag_seconds = match (lag, log) {
+        (Some(0), _) => Some(0.0),
+        (Some(_), Some(log)) => oldest_age(log, &row).await,
+        _ => None,
     };
     PartitionLag {
         topic: row.topic,
@@ -120,5 +150,24 @@ fn status(lag: Option<i64>) -> &'static str {
         Some(n) if n > CRITICAL => "critical",
         Some(n) if n > WARNING => "warning",
         Some(_) => "healthy",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_far_behind() {
+        for (lag, says) in [
+            (Some(0), "healthy"),
+            (Some(1_000), "healthy"),
+            (Some(1_001), "warning"),
+            (Some(10_000), "warning"),
+            (Some(10_001), "critical"),
+            (None, "unknown"),
+        ] {
+            assert_eq!(status(lag), says, "{lag:?}");
+        }
     }
 }

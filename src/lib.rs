@@ -24,7 +24,7 @@
 //! | dead_letter | event, inbox, log, frame |
 //! | projection | event, economics, read_model, frame |
 //! | read_model | event, economics, frame |
-//! | lag | log, frame |
+//! | lag | log, group (who lives), frame |
 //! | cache | frame |
 //! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |

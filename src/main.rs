@@ -54,6 +54,7 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
         Command::Topics(args) => match args.command {
             TopicsCommand::Ensure(json) => role::topics::run_ensure(&config, json.json).await,
             TopicsCommand::Describe(json) => role::topics::run_describe(&config, json.json).await,
+            TopicsCommand::Alter(args) => role::topics::alter::run(&config, &args).await,
         },
         Command::Slot(args) => role::slot::run(&config, &args.command).await,
         Command::Connector(args) => match args.command {

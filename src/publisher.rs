@@ -45,7 +45,7 @@ pub use self::record::of_row as record;
 const STAND_BY: Duration = Duration::from_millis(500);
 
 /// How often the leader shows that it lives.
-const BEAT: Duration = Duration::from_secs(1);
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
 /// A beat that takes longer means that the session, and with it the lead, is lost.
 const BEAT_DEADLINE: Duration = Duration::from_secs(3);
@@ -144,6 +144,8 @@ impl Publisher {
         cursor: Cursor,
         stopping: &CancellationToken,
     ) -> Result<(), PublishError> {
+        // Whoever led before us may have been `topics alter`.
+        self.log.forget_topics();
         if let Some(log) = self.log.transactional() {
             let poll = Poll::open(self, cursor).await?;
             return embedded::run(self, leadership, log, poll, stopping).await;
@@ -162,7 +164,7 @@ impl Publisher {
 }
 
 /// One beat within its deadline.
-async fn beat(leadership: &Leadership) -> Result<(), PublishError> {
+pub(crate) async fn beat(leadership: &Leadership) -> Result<(), PublishError> {
     match tokio::time::timeout(BEAT_DEADLINE, leadership.beat()).await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err(PublishError::Fenced),

@@ -37,11 +37,13 @@ mod recovery;
 mod redelivery;
 mod suspect;
 mod takeover;
+mod topics;
 mod transient;
 mod trouble;
 mod worker;
 
-pub use offset::register;
+pub use offset::{register, register_grown};
+pub use topics::follow_topics;
 use worker::Worker;
 
 /// A worker that ran for so long did not end because it was started too early.

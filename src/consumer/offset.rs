@@ -26,6 +26,27 @@ pub async fn register(db: &Db, group: &str, partitions: &[TopicPartition]) -> Re
     tx.commit().await
 }
 
+/// Makes the offset rows that the groups of topics lack: these have so many partitions now. Returns how many it made.
+pub async fn register_grown(
+    conn: &mut PgConnection,
+    topics: &[String],
+    partitions: i32,
+) -> Result<u64, sqlx::Error> {
+    let made = sqlx::query(
+        "insert into consumer_offset (consumer_name, topic, partition) \
+         select g.consumer_name, g.topic, n from (select distinct consumer_name, topic from consumer_offset \
+           where topic = any($1)) g cross join generate_series(0, $2 - 1) n \
+         where not exists (select from consumer_offset o \
+           where o.consumer_name = g.consumer_name and o.topic = g.topic and o.partition = n) \
+         order by 1, 2, 3 on conflict do nothing",
+    )
+    .bind(topics)
+    .bind(partitions)
+    .execute(conn)
+    .await?;
+    Ok(made.rows_affected())
+}
+
 /// The right to move one partition's offset: an epoch that every claim increases.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {

@@ -27,6 +27,7 @@ use self::coordinator::{Beat, Coordinator, CoordinatorError};
 use self::keeper::{Keeper, Standing};
 use self::member::{Member, Step};
 use self::mirror::Mirror;
+pub(super) use self::slot::LOCK as SLOT_LOCK;
 use self::slot::{Holder, Slot};
 use super::{Membership, MembershipError, TopicPartition};
 use crate::config::KafkaConfig;

@@ -24,8 +24,8 @@ pub struct LeaseMembership {
     member_id: String,
     host: String,
     interval: Duration,
-    /// Every partition the group reads, in the order in which they are dealt.
-    partitions: Vec<TopicPartition>,
+    /// The topics the group reads. Their partitions are those that have an offset: there may be more tomorrow.
+    topics: Vec<String>,
     /// The counter of each member as last seen, and how many of our renewals ago it moved.
     observed: BTreeMap<String, (i64, u32)>,
     /// When a renewal was last counted against the others.
@@ -36,13 +36,7 @@ pub struct LeaseMembership {
 
 impl LeaseMembership {
     /// A member that joins with its first heartbeat.
-    pub fn new(
-        db: Db,
-        group: &str,
-        member_id: String,
-        interval: Duration,
-        partitions: Vec<TopicPartition>,
-    ) -> Self {
+    pub fn new(db: Db, group: &str, member_id: String, interval: Duration, topics: BTreeSet<String>) -> Self {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         Self {
             db,
@@ -50,7 +44,7 @@ impl LeaseMembership {
             member_id,
             host,
             interval,
-            partitions,
+            topics: topics.into_iter().collect(),
             observed: BTreeMap::new(),
             counted_at: None,
             joined: false,
@@ -145,19 +139,25 @@ impl LeaseMembership {
         alive: &BTreeSet<String>,
         owned: &BTreeSet<TopicPartition>,
     ) -> Result<BTreeSet<TopicPartition>, MembershipError> {
-        let share = share_of(&self.member_id, alive, &self.partitions);
         let mut tx = self.db.worker().await?;
-        let owners: Vec<(String, i32, Option<String>)> =
-            sqlx::query_as("select topic, partition, owner_id from consumer_offset where consumer_name = $1")
-                .bind(&self.group)
-                .fetch_all(tx.conn())
-                .await?;
+        let rows: Vec<(String, i32, Option<String>)> = sqlx::query_as(
+            "select topic, partition, owner_id from consumer_offset where consumer_name = $1 and topic = any($2) \
+             order by topic, partition",
+        )
+        .bind(&self.group)
+        .bind(&self.topics)
+        .fetch_all(tx.conn())
+        .await?;
         tx.rollback().await?;
-        let held_elsewhere: BTreeSet<TopicPartition> = owners
-            .into_iter()
-            .filter(|(_, _, owner)| owner.as_ref().is_some_and(|o| *o != self.member_id && alive.contains(o)))
-            .map(|(topic, partition, _)| TopicPartition { topic, partition })
-            .collect();
+        let (mut partitions, mut held_elsewhere) = (Vec::new(), BTreeSet::new());
+        for (topic, partition, owner) in rows {
+            let partition = TopicPartition { topic, partition };
+            if owner.is_some_and(|o| o != self.member_id && alive.contains(&o)) {
+                held_elsewhere.insert(partition.clone());
+            }
+            partitions.push(partition);
+        }
+        let share = share_of(&self.member_id, alive, &partitions);
         Ok(share.into_iter().filter(|p| owned.contains(p) || !held_elsewhere.contains(p)).collect())
     }
 }

@@ -10,9 +10,11 @@ use async_trait::async_trait;
 
 pub mod kafka;
 mod lease;
+mod living;
 
 pub use kafka::KafkaMembership;
 pub use lease::LeaseMembership;
+pub use living::living;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

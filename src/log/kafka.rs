@@ -208,6 +208,16 @@ impl EventLog for KafkaLog {
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
         topics::describe(&self.cluster, self.metadata_timeout, names).await
     }
+
+    async fn grow_topics(&self, names: &[String], partitions: i32) -> Result<(), LogError> {
+        topics::grow(&self.cluster, self.metadata_timeout, names, partitions).await?;
+        self.forget_topics();
+        Ok(())
+    }
+
+    fn forget_topics(&self) {
+        self.topics.forget_all();
+    }
 }
 
 fn codec(compression: Compression) -> Codec {

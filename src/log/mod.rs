@@ -167,6 +167,13 @@ pub trait EventLog: Send + Sync {
     /// The topics of these names that exist.
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError>;
 
+    /// Gives topics more partitions, so many each; they can be used when it returns. Keys move: the caller sees to it
+    /// that nothing of them is on its way.
+    async fn grow_topics(&self, names: &[String], partitions: i32) -> Result<(), LogError>;
+
+    /// Forgets what is known of topics: whoever wants to know one asks.
+    fn forget_topics(&self);
+
     /// The log in PostgreSQL, which can append inside the publisher's transaction.
     fn transactional(&self) -> Option<&postgres::PostgresLog> {
         None

@@ -281,6 +281,26 @@ impl EventLog for PostgresLog {
         Ok(described.collect())
     }
 
+    async fn grow_topics(&self, names: &[String], partitions: i32) -> Result<(), LogError> {
+        let mut tx = self.db.worker().await?;
+        sqlx::query(
+            "insert into log_partition (topic, partition, topic_id, retention) \
+             select p.topic, n, p.topic_id, p.retention from log_partition p cross join generate_series(1, $2 - 1) n \
+             where p.topic = any($1) and p.partition = 0 on conflict do nothing",
+        )
+        .bind(names)
+        .bind(partitions)
+        .execute(tx.conn())
+        .await?;
+        tx.commit().await?;
+        self.forget_topics();
+        Ok(())
+    }
+
+    fn forget_topics(&self) {
+        self.topics.forget_all();
+    }
+
     fn transactional(&self) -> Option<&PostgresLog> {
         Some(self)
     }

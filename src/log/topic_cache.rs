@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{LogError, Topic};
 
 /// How long an answer is good.
-const KNOWN_FOR: Duration = Duration::from_secs(300);
+const KNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// The topics by name, each with the time at which it was asked for.
 #[derive(Debug, Default)]
@@ -30,6 +30,10 @@ impl TopicCache {
         if let LogError::UnknownTopic { topic } = error {
             self.lock().remove(topic);
         }
+    }
+
+    pub(super) fn forget_all(&self) {
+        self.lock().clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (Topic, Instant)>> {
@@ -54,5 +58,7 @@ mod tests {
         assert_eq!(cache.get("t", now), Some(topic));
         cache.forget_if_unknown(&LogError::UnknownTopic { topic: "t".to_owned() });
         assert_eq!((cache.get("t", now), cache.get("u", now)), (None, Some(topic)));
+        cache.forget_all();
+        assert_eq!(cache.get("u", now), None);
     }
 }

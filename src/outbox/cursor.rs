@@ -1,7 +1,10 @@
 //! The publisher's cursor: what is published, and who may say so.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::db::{Db, WorkerTx};
 
@@ -10,6 +13,9 @@ pub(super) const LEADER_LOCK: (i32, i32) = (0x6869, 0x0070_7562);
 
 /// The name of a leader that lets Debezium publish.
 pub const OBSERVER: &str = "hashinsight observer";
+
+/// SQLSTATE of a lock that was not to be had within lock_timeout.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// The cursor as it is stored. Snapshots are kept in their text form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +70,44 @@ impl Leadership {
             session.close().await?;
             return Ok(None);
         }
+        Self::begin(session).await.map(Some)
+    }
+
+    /// Takes the lead from whoever has it: the epoch fences him, and he lets go once what he has in flight has ended.
+    /// `None`: not within `patience`. We stand first in the queue for the lock, so that nobody comes between.
+    pub async fn take_over(db: &Db, patience: Duration) -> Result<Option<(Self, Cursor)>, LeadershipError> {
+        let until = Instant::now() + patience;
+        let mut session = db.worker_session(&[]).await?;
+        let mut fenced: Option<i64> = None;
+        while Instant::now() < until {
+            // Another epoch than ours is one that has begun since. Ours stays as it is: a standby that sees neither it
+            // nor the beat move ends a leader that is frozen.
+            let epoch = sqlx::query_scalar(
+                "update publisher_cursor set epoch = epoch + 1 where name = 'publisher' \
+                 and epoch is distinct from $1 returning epoch",
+            )
+            .bind(fenced)
+            .fetch_optional(&mut session)
+            .await?;
+            fenced = epoch.or(fenced);
+            // In steps of the session's lock_timeout.
+            let locked = sqlx::query("select pg_advisory_lock($1, $2)")
+                .bind(LEADER_LOCK.0)
+                .bind(LEADER_LOCK.1)
+                .execute(&mut session)
+                .await;
+            match locked {
+                Ok(_) => return Self::begin(session).await.map(Some),
+                Err(sqlx::Error::Database(held)) if held.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        session.close().await?;
+        Ok(None)
+    }
+
+    /// Begins to lead, with the lock in hand.
+    async fn begin(mut session: PgConnection) -> Result<(Self, Cursor), LeadershipError> {
         let row: Option<CursorRow> = sqlx::query_as(
             "update publisher_cursor set epoch = epoch + 1, leader_pid = pg_backend_pid() where name = 'publisher' \
              and system_identifier = (select system_identifier from pg_control_system()) \
@@ -85,7 +129,7 @@ impl Leadership {
         // the server takes back is handed over again. The epoch is durable, or two leaders could have the same one.
         sqlx::query("select set_config('synchronous_commit', 'off', false)").execute(&mut session).await?;
         let cursor = Cursor { published, reading, last_position, floor_position };
-        Ok(Some((Self { session: Mutex::new(session), epoch }, cursor)))
+        Ok((Self { session: Mutex::new(session), epoch }, cursor))
     }
 
     /// Shows that the leader lives. `false`: another leads; an error: the session, and with it the lock, is gone.

@@ -22,6 +22,14 @@ pub async fn lanes(conn: &mut PgConnection) -> Result<Vec<(String, i32)>, sqlx::
     sqlx::query_as("select distinct topic, partition from outbox_stuck").fetch_all(conn).await
 }
 
+/// How many rows of topics are stuck.
+pub async fn count(conn: &mut PgConnection, topics: &[String]) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from outbox_stuck where topic = any ($1)")
+        .bind(topics)
+        .fetch_one(conn)
+        .await
+}
+
 /// Keeps rows of a lane. A row that is kept already stays where it is.
 pub async fn keep(
     conn: &mut PgConnection,

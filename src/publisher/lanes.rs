@@ -28,6 +28,9 @@ const LOADED: usize = 8;
 const GATHER: Duration = Duration::from_millis(2);
 const ENOUGH: usize = 250;
 
+/// A topic is looked at again so often: it may have grown behind our back.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+
 /// A record that waits, and the batch that is settled with it.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -72,11 +75,20 @@ pub(super) enum Work {
     Drain,
 }
 
+/// A topic whose partitions are known.
+#[derive(Debug)]
+struct Known {
+    topic: Topic,
+    looked_at: Instant,
+    /// What it is by now, with other partitions; see [`Lanes::turn`].
+    becomes: Option<Topic>,
+}
+
 /// All lanes.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<LaneId, Lane>,
-    topics: HashMap<String, Topic>,
+    topics: HashMap<String, Known>,
     /// When a lane last handed something over.
     progress: Option<Instant>,
 }
@@ -96,7 +108,7 @@ impl Lanes {
     fn route(&self, topic: &str, mut entry: Entry) -> (LaneId, Entry) {
         let partition = match self.topics.get(topic) {
             None => UNKNOWN_PARTITION,
-            Some(known) => {
+            Some(Known { topic: known, .. }) => {
                 record::keep_alive(&mut entry.record, known.retention, Utc::now());
                 partition_of(entry.record.key.as_deref().unwrap_or_default(), known.partitions)
             }
@@ -107,6 +119,7 @@ impl Lanes {
     /// Work that can begin now, with the pause before it.
     pub(super) fn next_work(&mut self) -> Vec<(LaneId, Option<Duration>, Work)> {
         let mut work = Vec::new();
+        let turning = self.turn();
         let held_up = self.held_up();
         for (id, lane) in &mut self.lanes {
             let held_up = held_up.contains(id);
@@ -122,7 +135,7 @@ impl Lanes {
                     stuck.draining = true;
                     work.push((id.clone(), lane.pause, Work::Drain));
                 }
-            } else if !lane.busy && !lane.queue.is_empty() && !lane.gathers() {
+            } else if !lane.busy && !lane.queue.is_empty() && !lane.gathers() && !turning.contains(&id.0) {
                 lane.busy = true;
                 let next = if id.1 == UNKNOWN_PARTITION { Work::Resolve } else { Work::Append(lane.take()) };
                 work.push((id.clone(), lane.pause, next));
@@ -169,11 +182,68 @@ impl Lanes {
 
     /// The topic is known: its rows go to their partitions.
     pub(super) fn resolved(&mut self, topic: &str, known: Topic) {
+        let known = Known { topic: known, looked_at: Instant::now(), becomes: None };
         self.topics.insert(topic.to_owned(), known);
         let waiting = self.lanes.remove(&(topic.to_owned(), UNKNOWN_PARTITION));
         for entry in waiting.into_iter().flat_map(|lane| lane.queue) {
             self.push(topic, entry);
         }
+    }
+
+    /// The known topics that were not looked at for a while; they are now.
+    pub(super) fn due_for_a_look(&mut self, now: Instant) -> Vec<String> {
+        let due = self.topics.iter_mut().filter(|(_, known)| now >= known.looked_at + LOOK_EVERY);
+        due.map(|(name, known)| {
+            known.looked_at = now;
+            name.clone()
+        })
+        .collect()
+    }
+
+    /// What a topic is by now.
+    pub(super) fn looked_at(&mut self, topic: &str, found: Topic) {
+        let Some(known) = self.topics.get_mut(topic) else { return };
+        if known.topic.partitions == found.partitions {
+            (known.topic, known.becomes) = (found, None);
+        } else {
+            known.becomes = Some(found);
+        }
+    }
+
+    /// Sends what waits for a topic that has other partitions now to those. What a busy or a stuck lane has is older:
+    /// nothing newer of the same keys may pass it on another lane. Returns the topics that wait for a busy lane, on which
+    /// nothing is begun.
+    fn turn(&mut self) -> BTreeSet<String> {
+        let mut waiting = BTreeSet::new();
+        let changed = self.topics.iter().filter(|(_, known)| known.becomes.is_some());
+        for name in changed.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            let lanes = || (name.clone(), 0)..=(name.clone(), i32::MAX);
+            if self.lanes.range(lanes()).any(|(_, lane)| lane.stuck.is_some()) {
+                continue;
+            }
+            if self.lanes.range(lanes()).any(|(_, lane)| lane.busy) {
+                waiting.insert(name);
+                continue;
+            }
+            if let Some(known) = self.topics.get_mut(&name)
+                && let Some(found) = known.becomes.take()
+            {
+                let (before, now) = (known.topic.partitions, found.partitions);
+                tracing::warn!(
+                    topic = name,
+                    before,
+                    now,
+                    "the topic has other partitions: unless `hashinsight topics alter` did it, events of one miner may \
+                     be applied out of order now"
+                );
+                known.topic = found;
+            }
+            let queues = self.lanes.range_mut(lanes()).flat_map(|(_, lane)| lane.queue.drain(..));
+            for entry in queues.collect::<Vec<_>>() {
+                self.push(&name, entry);
+            }
+        }
+        waiting
     }
 
     /// The topic is gone: what waits for its partitions waits for it to come back, the older before the newer. Lanes
@@ -269,5 +339,79 @@ impl Lane {
     fn recovered(&mut self) {
         self.backoff.reset();
         (self.pause, self.failing_since) = (None, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: &str = "t";
+
+    fn entry(n: u64, key: &str) -> Entry {
+        let place =
+            RowPlace { position: i64::try_from(n).expect("small"), occurred_at: Utc::now().naive_utc() };
+        let key = Some(key.as_bytes().to_vec());
+        Entry { batch: n, place, record: Record { key, timestamp: Utc::now(), ..Record::default() } }
+    }
+
+    fn topic(partitions: i32) -> Topic {
+        Topic { partitions, retention: None }
+    }
+
+    /// What is begun now: the partition and the numbers of the entries.
+    fn begun(lanes: &mut Lanes) -> Vec<(i32, Vec<u64>, Vec<Entry>)> {
+        let work = lanes.next_work().into_iter().map(|((_, partition), _, work)| match work {
+            Work::Append(entries) => (partition, entries.iter().map(|e| e.batch).collect(), entries),
+            other => panic!("{other:?}"),
+        });
+        work.collect()
+    }
+
+    #[test]
+    fn what_waits_turns_to_the_new_partitions_behind_what_is_in_flight() {
+        let mut lanes = Lanes::default();
+        lanes.resolved(TOPIC, topic(1));
+        let keys = ["a", "b", "c", "d", "e", "f"];
+        lanes.push(TOPIC, entry(0, "a"));
+        let (partition, _, in_flight) = begun(&mut lanes).remove(0);
+        assert_eq!(partition, 0);
+        for (n, key) in keys.into_iter().cycle().take(12).enumerate() {
+            lanes.push(TOPIC, entry(n as u64 + 1, key));
+        }
+        assert_eq!(lanes.due_for_a_look(Instant::now()), Vec::<String>::new(), "it was asked for just now");
+        let later = Instant::now() + LOOK_EVERY;
+        assert_eq!(lanes.due_for_a_look(later), [TOPIC]);
+        assert_eq!(lanes.due_for_a_look(later), Vec::<String>::new());
+        lanes.looked_at(TOPIC, topic(4));
+        assert!(begun(&mut lanes).is_empty(), "the older ones are in flight");
+        lanes.failed(&(TOPIC.to_owned(), 0), in_flight);
+        let begun = begun(&mut lanes);
+        assert!(begun.len() > 1, "{begun:?}");
+        let mut seen = 0;
+        for (partition, numbers, entries) in begun {
+            seen += numbers.len();
+            assert!(numbers.is_sorted(), "{numbers:?}");
+            for entry in entries {
+                assert_eq!(partition, partition_of(&entry.record.key.expect("a key"), 4));
+            }
+        }
+        assert_eq!(seen, 13, "the one that came back as well");
+    }
+
+    #[test]
+    fn a_topic_with_a_stuck_lane_keeps_its_partitions_until_it_flows() {
+        let mut lanes = Lanes::default();
+        lanes.resolved(TOPIC, topic(1));
+        lanes.restore_stuck((TOPIC.to_owned(), 0));
+        lanes.looked_at(TOPIC, topic(4));
+        assert!(matches!(lanes.next_work().remove(0).2, Work::Drain));
+        lanes.push(TOPIC, entry(1, "a"));
+        assert!(matches!(&lanes.next_work()[0], ((_, 0), _, Work::Keep(kept)) if kept.len() == 1));
+        lanes.kept(&(TOPIC.to_owned(), 0));
+        lanes.drained(&(TOPIC.to_owned(), 0), true);
+        lanes.push(TOPIC, entry(2, "a"));
+        let begun = begun(&mut lanes);
+        assert_eq!((begun.len(), begun[0].0), (1, partition_of(b"a", 4)));
     }
 }

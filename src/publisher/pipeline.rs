@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, MissedTickBehavior, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::lanes::{Entry, LaneId, Lanes, Work};
 use super::source::{Batch, Keeper, Source};
@@ -60,6 +60,7 @@ struct Outstanding<M> {
 enum Done {
     Appended { lane: LaneId, entries: Vec<Entry>, settled: usize, failed: Option<PublishError> },
     Resolved { lane: LaneId, topic: Result<Topic, LogError> },
+    Looked { name: String, topic: Result<Topic, LogError> },
     Kept { lane: LaneId, entries: Vec<Entry>, result: Result<(), sqlx::Error> },
     Drained { lane: LaneId, result: Result<bool, PublishError> },
     Beaten(Result<(), PublishError>),
@@ -159,9 +160,7 @@ impl<'a, M: Send> Pipeline<'a, M> {
                     // Without the lead, or without the database, it is of no use to wait for the rest.
                     keep_at = Instant::now() + KEEP_PAUSE.max(kept? * KEEP_SHARE);
                 }
-                _ = beats.tick(), if halted.is_none() => {
-                    self.running.push(beat(self.leadership).map(Done::Beaten).boxed());
-                }
+                _ = beats.tick(), if halted.is_none() => self.begin_maintenance(),
                 Some(done) = self.running.next() => {
                     if let Err(error) = self.handle(done) {
                         halted.get_or_insert(Err(error));
@@ -226,6 +225,16 @@ impl<'a, M: Send> Pipeline<'a, M> {
         }
     }
 
+    /// What the leader does each second beside publishing.
+    fn begin_maintenance(&mut self) {
+        self.running.push(beat(self.leadership).map(Done::Beaten).boxed());
+        let publisher = self.publisher;
+        for name in self.lanes.due_for_a_look(Instant::now()) {
+            let look = async move { Done::Looked { topic: publisher.log.topic(&name).await, name } };
+            self.running.push(look.boxed());
+        }
+    }
+
     /// Takes the end of something into account. An error ends the run.
     fn handle(&mut self, done: Done) -> Result<(), PublishError> {
         match done {
@@ -251,6 +260,11 @@ impl<'a, M: Send> Pipeline<'a, M> {
             Done::Resolved { lane, topic: Err(error) } => {
                 self.lanes.failed(&lane, Vec::new());
                 self.failed(&lane, &error);
+            }
+            Done::Looked { name, topic: Ok(topic) } => self.lanes.looked_at(&name, topic),
+            // One that is gone is noticed when something is appended to it.
+            Done::Looked { name, topic: Err(error) } => {
+                debug!(topic = name, %error, "a topic cannot be looked at")
             }
             Done::Kept { lane, entries, result } => {
                 result?;

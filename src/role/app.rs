@@ -106,6 +106,16 @@ impl App {
         let partitions = consumer::partitions_of(&**log, &group, &self.config.kafka.topic_prefix).await?;
         consumer::register(&self.db, group.name, &partitions).await?;
         let membership = membership::member(self, protocol, group.name, partitions)?;
+        let prefix = self.config.kafka.topic_prefix.clone();
+        let stopping = self.lifecycle.stopping();
+        let following = consumer::follow_topics(
+            self.db.clone(),
+            Arc::clone(log),
+            group.clone(),
+            prefix,
+            stopping.clone(),
+        );
+        self.lifecycle.spawn("topics", following);
         let context = consumer::Context {
             db: self.db.clone(),
             log: Arc::clone(log),
@@ -114,8 +124,7 @@ impl App {
             group,
             settings: self.config.consumer.clone(),
         };
-        let stopping = self.lifecycle.stopping().clone();
-        self.lifecycle.spawn("consumer", consumer::run(Arc::new(context), membership, stopping));
+        self.lifecycle.spawn("consumer", consumer::run(Arc::new(context), membership, stopping.clone()));
         Ok(())
     }
 

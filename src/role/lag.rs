@@ -1,9 +1,11 @@
 //! `hashinsight lag`: how far each group is behind.
 
+use tracing::warn;
+
 use crate::config::Config;
 use crate::db::Db;
 use crate::doorbell::Doorbells;
-use crate::lag::{LagReport, measure};
+use crate::lag::{LagReport, measure, without_log};
 use crate::role::app::open_log;
 use crate::role::print_json;
 
@@ -12,8 +14,13 @@ pub async fn run(config: &Config, group: Option<&str>, json: bool) -> anyhow::Re
     // As `standalone`: a database used without a broker has its log in itself.
     let kind = config.event_log_kind(true)?;
     let db = Db::open(config).await?;
-    let log = open_log(config, kind, &db, &Doorbells::default()).await?;
-    let report = measure(&db, &*log, group).await?;
+    let report = match open_log(config, kind, &db, &Doorbells::default()).await {
+        Ok(log) => measure(&db, &*log, group).await?,
+        Err(error) => {
+            warn!("the log cannot be asked, so how far behind the groups are is unknown: {error:#}");
+            without_log(&db, group).await?
+        }
+    };
     db.close().await;
     if json {
         return print_json(&report);

@@ -35,15 +35,15 @@ pub(super) fn member(
     partitions: Vec<TopicPartition>,
 ) -> anyhow::Result<Box<dyn Membership>> {
     let renew_interval = Duration::from_millis(app.config.group.renew_interval_ms);
+    let topics: BTreeSet<String> = partitions.into_iter().map(|p| p.topic).collect();
     Ok(match protocol {
         GroupProtocol::Kafka => {
-            let topics: BTreeSet<String> = partitions.into_iter().map(|p| p.topic).collect();
             let settings = Settings { consumer_name: group.to_owned(), renew_interval, topics };
             Box::new(KafkaMembership::new(&app.config.kafka, app.db.clone(), app.bells.clone(), settings)?)
         }
         GroupProtocol::Lease => {
             let id = Uuid::now_v7().to_string();
-            Box::new(LeaseMembership::new(app.db.clone(), group, id, renew_interval, partitions))
+            Box::new(LeaseMembership::new(app.db.clone(), group, id, renew_interval, topics))
         }
     })
 }

@@ -1,4 +1,4 @@
-//! `hashinsight topics ensure` and `topics describe`: the topics this product needs, and how they are.
+//! `hashinsight topics`: the topics this product needs, how they are, and more partitions for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +16,8 @@ use crate::log::kafka::KafkaLog;
 use crate::log::postgres::PostgresLog;
 use crate::log::{EventLog, LogError, TopicDescription, TopicSpec};
 use crate::role::print_json;
+
+pub mod alter;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const RETENTION: Duration = DAY.saturating_mul(7);

@@ -25,6 +25,7 @@ mod letters;
 mod miners;
 mod network;
 mod outbox;
+mod partitions;
 mod pipeline;
 mod portfolio;
 mod postgres_log;

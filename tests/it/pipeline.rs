@@ -215,8 +215,8 @@ pub(crate) async fn member_on(
 async fn consume_until(test: &TestDb, handler: &Arc<Picky>, done: &str) {
     let (context, partitions) = member(test, Arc::clone(handler) as _).await;
     let name = uuid::Uuid::now_v7().to_string();
-    let membership =
-        LeaseMembership::new(test.db.clone(), "picky", name, Duration::from_millis(50), partitions);
+    let topics = partitions.into_iter().map(|p| p.topic).collect();
+    let membership = LeaseMembership::new(test.db.clone(), "picky", name, Duration::from_millis(50), topics);
     let stop = CancellationToken::new();
     let running = tokio::spawn(consumer::run(context, Box::new(membership), stop.clone()));
     applied(&test.bells, async || test.scalar::<bool>(done).await).await;
@@ -422,6 +422,14 @@ impl EventLog for Delayed {
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
         self.log.describe_topics(names).await
     }
+
+    async fn grow_topics(&self, names: &[String], partitions: i32) -> Result<(), LogError> {
+        self.log.grow_topics(names, partitions).await
+    }
+
+    fn forget_topics(&self) {
+        self.log.forget_topics();
+    }
 }
 
 /// A member that is given its partitions once, and tells when it works on none of them any more.
@@ -514,8 +522,9 @@ async fn a_member_that_wakes_up_too_late_is_fenced() {
 async fn a_member_in_a_hurry_evicts_nobody() {
     let test = TestDb::new().await;
     let interval = Duration::from_secs(60);
-    let member =
-        |name: &str| LeaseMembership::new(test.db.clone(), "picky", name.to_owned(), interval, Vec::new());
+    let member = |name: &str| {
+        LeaseMembership::new(test.db.clone(), "picky", name.to_owned(), interval, BTreeSet::new())
+    };
     let (mut hurried, mut calm) = (member("hurried"), member("calm"));
     calm.heartbeat(&BTreeSet::new()).await.expect("joined");
     for _ in 0..10 {

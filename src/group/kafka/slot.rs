@@ -11,7 +11,7 @@ use crate::db::Db;
 use crate::doorbell::Bell;
 
 /// The first key of the advisory locks: "hisl" in ASCII.
-const LOCK: i32 = 0x6869_736c;
+pub(in crate::group) const LOCK: i32 = 0x6869_736c;
 
 /// Whose slot.
 #[derive(Debug, Clone)]

@@ -122,7 +122,15 @@ impl Clients {
         let mut used = None;
         let outcome = timeout(deadline, async {
             let session = used.insert(self.session(deadline).await?);
-            let client = survive(session.take(&lane)).await??;
+            let client = match survive(session.take(&lane)).await? {
+                // Its view of the topics may be from before this one grew, and it never asks again.
+                Err(Error::InvalidResponse(_)) => {
+                    self.retire(session);
+                    *session = self.session(deadline).await?;
+                    survive(session.take(&lane)).await??
+                }
+                taken => taken?,
+            };
             let result = survive(request(Arc::clone(&client))).await?;
             if result.as_ref().err().is_none_or(|error| !retry_helps(error)) {
                 session.give_back(&lane, client);

@@ -1,16 +1,19 @@
-//! Owns topics: making them with their retention, and what they are like.
-//! Promises that a topic that was made can be used when the call returns.
+//! Owns topics: making them with their retention, giving them more partitions, and what they are like.
+//! Promises that a topic or partition that was made can be used when the call returns.
 //! Called by `log::kafka`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{CreateTopicsRequest, DescribeConfigsRequest, MetadataRequest, TopicName};
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreateTopicsRequest, DescribeConfigsRequest, MetadataRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::{Instant, sleep};
 
@@ -67,14 +70,59 @@ pub(super) async fn ensure_with(
             }
         }
     }
-    // The broker answers when the topic is decided upon, which is before its partitions have leaders.
+    until_led(&mut connection, &names, 1, deadline).await?;
+    Ok(created)
+}
+
+/// Gives topics more partitions: so many each.
+pub(super) async fn grow(
+    cluster: &Cluster,
+    deadline: Duration,
+    names: &[String],
+    partitions: i32,
+) -> Result<(), LogError> {
+    let mut connection = Connection::open_any(cluster, deadline).await?;
+    let grows = |name: &String| {
+        CreatePartitionsTopic::default()
+            .with_name(topic(name))
+            .with_count(partitions)
+            // Where they go is the brokers' to decide.
+            .with_assignments(None)
+    };
+    let request = CreatePartitionsRequest::default()
+        .with_topics(names.iter().map(grows).collect())
+        .with_timeout_ms(i32::try_from(deadline.as_millis()).unwrap_or(i32::MAX));
+    for topic in connection.request(&request).await?.results {
+        if let Some(error) = ResponseError::try_from_code(topic.error_code) {
+            let message = format!(
+                "topic {} cannot grow: {}",
+                topic.name.as_str(),
+                topic.error_message.as_deref().unwrap_or(&error.to_string())
+            );
+            return Err(by_retry(error, message));
+        }
+    }
+    until_led(&mut connection, names, partitions, deadline).await
+}
+
+/// Waits until topics have so many partitions at least, and each of them a leader: a broker answers when they are
+/// decided upon, which is earlier.
+async fn until_led(
+    connection: &mut Connection,
+    names: &[String],
+    partitions: i32,
+    deadline: Duration,
+) -> Result<(), LogError> {
+    let least = usize::try_from(partitions).unwrap_or_default();
     let until = Instant::now() + deadline;
     let mut backoff = Backoff::default();
     loop {
-        let usable = metadata(&mut connection, &names).await?;
-        let led = |topic: &MetadataResponseTopic| topic.partitions.iter().all(|p| p.leader_id.0 >= 0);
+        let usable = metadata(connection, names).await?;
+        let led = |topic: &MetadataResponseTopic| {
+            topic.partitions.len() >= least && topic.partitions.iter().all(|p| p.leader_id.0 >= 0)
+        };
         let Some(waiting) = names.iter().find(|name| !usable.get(*name).is_some_and(led)) else {
-            return Ok(created);
+            return Ok(());
         };
         if Instant::now() >= until {
             return Err(LogError::Unavailable(format!(

@@ -49,7 +49,8 @@ impl Setup {
     pub(crate) fn start(self) -> Member {
         let name = uuid::Uuid::now_v7().to_string();
         let (db, every) = (self.context.db.clone(), Duration::from_millis(50));
-        let membership = LeaseMembership::new(db, "picky", name, every, self.partitions);
+        let topics = self.partitions.iter().map(|partition| partition.topic.clone()).collect();
+        let membership = LeaseMembership::new(db, "picky", name, every, topics);
         let stop = CancellationToken::new();
         let running = consumer::run(Arc::new(self.context), Box::new(membership), stop.clone());
         Member { running: tokio::spawn(running), stop }
@@ -122,6 +123,14 @@ impl<W: Watch> EventLog for Watched<W> {
 
     async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
         self.log.ensure_topics(topics).await
+    }
+
+    async fn grow_topics(&self, names: &[String], partitions: i32) -> Result<(), LogError> {
+        self.log.grow_topics(names, partitions).await
+    }
+
+    fn forget_topics(&self) {
+        self.log.forget_topics();
     }
 
     async fn describe_topics(&self, names: &[String]) -> Result<Vec<TopicDescription>, LogError> {
