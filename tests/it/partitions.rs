@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hashinsight::config::EventLogKind;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::processes::{GROUP, LEADS, inbox_holds, on_kafka, on_kafka_with};
 use crate::support::group::{JOINED, Member, PARTITIONS, PATIENCE};
@@ -68,13 +69,23 @@ async fn grows_under_load(test: TestDb) {
     let _second = Member::start_with(&test, &SLOW).await;
     test.shared(&[3, 3]).await;
     test.write_events(8).await;
-    let load = tokio::spawn(write_under_load(test.db.clone(), 8, 500));
+    let (db, stop) = (test.db.clone(), CancellationToken::new());
+    let stopping = stop.clone();
+    let load = tokio::spawn(async move {
+        // More than the members can do at once, and then on and on.
+        write_under_load(db.clone(), 8, 200).await;
+        let mut rounds = tokio::time::interval(Duration::from_millis(100));
+        while !stopping.is_cancelled() {
+            rounds.tick().await;
+            write_under_load(db.clone(), 8, 7).await;
+        }
+    });
     inbox_holds(&test, 100).await;
     let answer = altered(&test, &["--partitions", "6"]).await;
-    assert!(!load.is_finished(), "the load went on all the time");
     assert_eq!(answer["topics"].as_array().expect("topics").len(), 4, "{answer}");
     assert_eq!((&answer["topics"][0]["before"], &answer["topics"][0]["after"]), (&json!(3), &json!(6)));
     test.shared(&[6, 6]).await;
+    stop.cancel();
     load.await.expect("written");
     test.everything_is_applied_once().await;
     everything_was_applied_in_order(&test).await;

@@ -246,6 +246,8 @@ async fn what_could_not_be_read_is_decoded_again() {
             .await
             .expect("a reason");
     assert_eq!((reason.0.as_str(), reason.1.contains("version 2")), ("unsupported_version", true));
+    // The record in the log is applied beside the replays, before or after them.
+    ward.holds(&format!("(select outcome = 'applied' from event_inbox where event_id = '{arrived}')")).await;
     assert_eq!(clinic.applied(), ["again"]);
 
     // A build that reads version 2 stands here as bytes that this one reads.
