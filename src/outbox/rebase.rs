@@ -77,7 +77,17 @@ struct Restored {
 /// Rebases the cursor on this cluster; `None` when it is of this cluster already.
 pub async fn rebase(db: &Db, xids_preserved: bool) -> Result<Option<Rebased>, RebaseError> {
     let mut tx = db.owner().await?;
-    let conn = tx.conn();
+    let rebased = rebase_in(tx.conn(), xids_preserved).await;
+    if matches!(rebased, Ok(Some(_))) {
+        tx.commit().await?;
+    } else {
+        // Waited for: whoever tries next must not find the lock still held. What went wrong first is what is told.
+        let _ = tx.rollback().await;
+    }
+    rebased
+}
+
+async fn rebase_in(conn: &mut PgConnection, xids_preserved: bool) -> Result<Option<Rebased>, RebaseError> {
     // The lock of the leader itself: until the end nobody leads.
     let alone: bool = sqlx::query_scalar(
         "select set_config('lock_timeout', $3, true) <> '' and set_config('statement_timeout', '0', true) <> '' \
@@ -115,7 +125,6 @@ pub async fn rebase(db: &Db, xids_preserved: bool) -> Result<Option<Rebased>, Re
     .bind(restored.actual)
     .execute(&mut *conn)
     .await?;
-    tx.commit().await?;
     Ok(Some(Rebased {
         stored_system: restored.stored.to_string(),
         actual_system: restored.actual.to_string(),
