@@ -263,18 +263,25 @@ impl Worker {
             None => None,
             Some(Verdict::Try(alone)) => Some(alone),
             Some(Verdict::Fenced) => return Ok(Tried::Fenced),
-            Some(Verdict::Deadly(attempts)) => return self.give_up(claim, head, &record, attempts).await,
+            Some(Verdict::Deadly(attempts)) => {
+                let message = self.deadly(head.log_offset, Some(head.event_id), attempts);
+                return self.give_up(claim, head, &record, (CRASH, &message), attempts).await;
+            }
+        };
+        let event = match decode(&record) {
+            Ok(event) => event,
+            // It could be read when it was parked: by a newer build, which may replay it.
+            Err(bad) => {
+                let why = (bad.reason.as_str(), bad.message.as_str());
+                return self.give_up(claim, head, &record, why, head.attempts + 1).await;
+            }
         };
         let mut tx = self.context.db.worker().await?;
         if !claim.hold(tx.conn()).await? {
             tx.rollback().await?;
             return Ok(Tried::Fenced);
         }
-        let attempt = match decode(&record) {
-            Ok(event) => self.handle(&mut tx, &[&event]).await,
-            Err(bad) => return Err(StepError::Transient(format!("parked event {}: {bad}", head.event_id))),
-        };
-        match attempt {
+        match self.handle(&mut tx, &[&event]).await {
             Ok(dirty) => {
                 self.unpark(tx.conn(), head, Outcome::Applied).await?;
                 tx.commit().await?;
@@ -372,12 +379,13 @@ impl Worker {
         Ok(Tried::Failed)
     }
 
-    /// The head killed the process so often that it is not tried again.
+    /// The head is not tried again: it killed the process too often, or is no event to this build.
     async fn give_up(
         &mut self,
         claim: &Claim,
         head: &Head,
         record: &Record,
+        (class, message): (&'static str, &str),
         attempts: i32,
     ) -> Result<Tried, StepError> {
         let mut tx = self.context.db.worker().await?;
@@ -386,9 +394,7 @@ impl Worker {
             return Ok(Tried::Fenced);
         }
         self.unpark(tx.conn(), head, Outcome::Dead).await?;
-        let message = self.deadly(head.log_offset, Some(head.event_id), attempts);
-        let cause =
-            Cause { class: CRASH, message: &message, attempts, first_failed_at: head.first_failed_at };
+        let cause = Cause { class, message, attempts, first_failed_at: head.first_failed_at };
         self.bury_head(tx.conn(), head, record, cause).await?;
         tx.commit().await?;
         self.context.bells.ring(Bell::Applied);

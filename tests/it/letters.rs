@@ -2,6 +2,7 @@
 
 mod command;
 mod corpus;
+mod downgrade;
 mod http;
 mod relay;
 mod replay;
