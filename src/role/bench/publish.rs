@@ -36,6 +36,9 @@ use crate::role::print_json;
 const WARM_UP_SHARE: u32 = 10;
 const WARM_UP_LEAST: Duration = Duration::from_secs(1);
 
+/// Connections of the generator: while a flush of PostgreSQL takes its time, the load goes on.
+const GENERATOR_CONNECTIONS: u32 = 64;
+
 /// A backlog before the measured ones: the share of them.
 const WARM_UP_EVENTS: u32 = 4;
 
@@ -116,7 +119,9 @@ impl Bench {
     async fn open(ground: Ground, args: PublishBench, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let Ground { name, database, broker, connect, lifecycle } = ground;
         backlog::prepare(&database).await?;
-        let db = Db::open(&database.config).await?;
+        let mut config = database.config.clone();
+        config.database.max_connections = GENERATOR_CONNECTIONS;
+        let db = Db::open(&config).await?;
         let bells = Doorbells::default();
         lifecycle.spawn("doorbells", bells.clone().run(db.clone(), lifecycle.stopping().clone()));
         let mut random = fastrand::Rng::with_seed(0);
