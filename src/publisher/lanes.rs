@@ -25,7 +25,7 @@ const MOST_BYTES: usize = 900_000;
 const LOADED: usize = 8;
 
 /// Under load an append waits so long for so many records: a request costs the same for one as for a hundred.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
 const ENOUGH: usize = 250;
 
 /// A topic is looked at again so often: it may have grown behind our back.
