@@ -21,6 +21,7 @@ use crate::outbox::OutboxRow;
 
 mod decode;
 mod lsn;
+mod pace;
 pub mod slot;
 mod stream;
 mod tls;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::decode::{Decoder, Message};
+use super::pace::Pace;
 use super::wire::{Wire, interrupted};
 use super::{Lsn, WalBatch, WalError, WalSettings};
 use crate::lifecycle::Lifecycle;
@@ -81,6 +82,7 @@ impl WalStream {
             silence_timeout: settings.silence_timeout,
             status_due: Instant::now() + settings.status_interval,
             heard: Instant::now(),
+            pace: Pace::new(Instant::now()),
             asked: 0,
         };
         lifecycle.spawn_brief(async move {
@@ -171,6 +173,7 @@ struct Pump {
     status_due: Instant,
     /// When something arrived last.
     heard: Instant,
+    pace: Pace,
     /// How often an answer was wanted at once, with nothing new between.
     asked: u32,
 }
@@ -212,15 +215,23 @@ impl Pump {
                 !self.filling.rows.is_empty() || self.filling.due && self.filling.confirm.is_some();
             // The rest of a transaction is on its way: with it the rows can be confirmed.
             let ready = full || something && self.transaction.is_none();
+            let paused = self.pace.paused_until(Instant::now());
+            let resumed = async {
+                match paused {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = self.out.closed() => return Ok(()),
                 // What has arrived goes into this batch: handing over each transaction by itself would cost more than
                 // reading it.
-                read = self.wire.fill(), if !full => {
-                    read?;
+                read = self.wire.fill(), if !full && paused.is_none() => {
                     self.heard = Instant::now();
+                    self.pace.read(read?, self.heard);
                 }
+                () = resumed => {}
                 permit = self.out.reserve(), if ready => match permit {
                     Ok(permit) => permit.send(Ok(self.filling.take())),
                     Err(_) => return Ok(()),

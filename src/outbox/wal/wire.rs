@@ -64,15 +64,15 @@ impl Wire {
         Ok(Some((tag, message.freeze())))
     }
 
-    /// Waits for more bytes. Cancelling it loses none.
-    pub(super) async fn fill(&mut self) -> Result<(), WalError> {
+    /// Waits for more bytes and returns how many came. Cancelling it loses none.
+    pub(super) async fn fill(&mut self) -> Result<usize, WalError> {
         self.buffer.reserve(1);
         if self.buffer.is_empty() {
             self.buffer.reserve(READ);
         }
         match self.socket.read_buf(&mut self.buffer).await {
             Ok(0) => Err(WalError::Connection("the server closed the connection".to_owned())),
-            Ok(_) => Ok(()),
+            Ok(read) => Ok(read),
             Err(error) => Err(WalError::Connection(error.to_string())),
         }
     }
