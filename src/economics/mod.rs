@@ -11,11 +11,13 @@
 //! | [`mod@portfolio`] | the figures of a whole fleet, per model and per location |
 //! | [`mod@what_if`] | the same figures with price, difficulty, tariff or uptime moved |
 //! | [`catalogue`] | matching of model names |
+//! | [`anomaly`] | failing miners: scores, checks against ratings, hysteresis, lost $/day |
 //!
 //! Units in names: `_ths` TH/s, `_w` watt per miner, `_kw` kilowatt per fleet, `_kwh` kilowatt-hour, `_j_th` joule per
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
 //! per day. Difficulty is a plain number; shares and drifts are fractions (0.02 is 2 %), only `_percent` is times 100.
 
+pub mod anomaly;
 pub mod catalogue;
 pub mod difficulty;
 mod exact;
