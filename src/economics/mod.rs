@@ -1,5 +1,5 @@
 //! Owns the economics of a mining fleet: network revenue, energy, break-evens, payback and the portfolio.
-//! Promises pure, total functions over exact decimals: no input or output, no clock, no panic; a figure that does not exist is `None`.
+//! Promises pure, total functions over exact decimals (statistics: finite floats): no input or output, no clock, no panic; a figure that does not exist is `None`.
 //! May be called by every module of the crate; it imports none of them.
 //!
 //! | file | content |
@@ -12,6 +12,7 @@
 //! | [`mod@what_if`] | the same figures with price, difficulty, tariff or uptime moved |
 //! | [`catalogue`] | matching of model names |
 //! | [`anomaly`] | failing miners: scores, checks against ratings, hysteresis, lost $/day |
+//! | [`forecast`] | difficulty, network hashrate and price by day, with intervals |
 //!
 //! Units in names: `_ths` TH/s, `_w` watt per miner, `_kw` kilowatt per fleet, `_kwh` kilowatt-hour, `_j_th` joule per
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
@@ -21,6 +22,7 @@ pub mod anomaly;
 pub mod catalogue;
 pub mod difficulty;
 mod exact;
+pub mod forecast;
 pub mod miner;
 pub mod mining;
 pub mod payback;
