@@ -1,4 +1,5 @@
-//! Owns the economics of a mining fleet: network revenue, energy, break-evens, payback and the portfolio.
+//! Owns the economics of a mining fleet and its treasury: network revenue, energy, break-evens, payback, portfolio, lots,
+//! strategies, curtailment, anomalies, forecasts.
 //! Promises pure, total functions over exact decimals (statistics: finite floats): no input or output, no clock, no panic; a figure that does not exist is `None`.
 //! May be called by every module of the crate; it imports none of them.
 //!
@@ -13,6 +14,7 @@
 //! | [`catalogue`] | matching of model names |
 //! | [`anomaly`] | failing miners: scores, checks against ratings, hysteresis, lost $/day |
 //! | [`forecast`] | difficulty, network hashrate and price by day, with intervals |
+//! | [`treasury`] | lots and inventory |
 //!
 //! Units in names: `_ths` TH/s, `_w` watt per miner, `_kw` kilowatt per fleet, `_kwh` kilowatt-hour, `_j_th` joule per
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
@@ -29,6 +31,7 @@ pub mod payback;
 pub mod portfolio;
 #[cfg(test)]
 mod testing;
+pub mod treasury;
 pub mod what_if;
 
 pub use miner::{MinerLine, MinerStatus, UnknownStatus};
