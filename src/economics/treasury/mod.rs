@@ -1,4 +1,4 @@
-//! Owns the economics of a treasury: lots and their sale, inventory.
+//! Owns the economics of a treasury: lots and their sale, inventory, the selling strategies and their plan.
 //! Promises whole satoshi that are never lost, exact dollars, pure and total functions; what is missing is named, not invented.
 //! May be called by every module of the crate; it imports economics only.
 //!
@@ -7,16 +7,26 @@
 //! | [`money`] | satoshi and dollars: value, shares, rounding |
 //! | [`lots`] | what was acquired at which cost, and the sale of it by five methods |
 //! | [`mod@inventory`] | total, average cost, market value, unrealised gain, runway |
+//! | [`statistics`] | realised volatility, Sharpe ratio, drawdown, percentile, Puell multiple |
+//! | [`strategy`] | the eleven strategies, the market and the treasury they look at |
+//! | [`mod@plan`] | several strategies on one day: priorities, caps, the binding limit |
 //!
 //! Bitcoin are whole satoshi (`_sat`), money is USD (`_usd`), a price is USD per BTC, shares are fractions. A month of the
 //! treasury has 30 days. What is booked (cost, proceeds, fee, gain) is rounded to 8 decimals and then exact up to 7.9e20 USD.
+//! Money is never a float: statistics (standard deviation, Sharpe) are, because they need roots and logarithms, have no
+//! exact value anyway and are compared with thresholds only; each is finite or `None`.
 
 pub mod inventory;
 pub mod lots;
 pub mod money;
+pub mod plan;
+pub mod statistics;
+pub mod strategy;
 
 pub use inventory::{Inventory, inventory};
 pub use lots::{Fill, Lot, LotMethod, LotPart, Sale, sell};
+pub use plan::{Caps, Plan, Unevaluated, plan};
+pub use strategy::{Limit, Market, Progress, Signal, Strategy, StrategyKind, TreasuryState};
 
 use super::EconomicsError;
 use uuid::Uuid;
@@ -40,5 +50,13 @@ pub enum TreasuryError {
     UnknownLot {
         /// The lot that was named.
         lot_id: Uuid,
+    },
+    /// A strategy lacks something it decides by.
+    #[error("{strategy} needs {field}, which is missing")]
+    MissingInput {
+        /// The strategy.
+        strategy: StrategyKind,
+        /// Name of the input.
+        field: &'static str,
     },
 }
