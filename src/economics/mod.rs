@@ -14,7 +14,7 @@
 //! | [`catalogue`] | matching of model names |
 //! | [`anomaly`] | failing miners: scores, checks against ratings, hysteresis, lost $/day |
 //! | [`forecast`] | difficulty, network hashrate and price by day, with intervals |
-//! | [`treasury`] | lots, inventory, selling strategies |
+//! | [`treasury`] | lots, inventory, selling strategies and their backtest |
 //!
 //! Units in names: `_ths` TH/s, `_w` watt per miner, `_kw` kilowatt per fleet, `_kwh` kilowatt-hour, `_j_th` joule per
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
