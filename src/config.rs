@@ -32,6 +32,7 @@ pub struct Config {
     pub kafka: KafkaConfig,
     pub event_log: EventLogConfig,
     pub outbox: OutboxConfig,
+    pub miner_telemetry: MinerTelemetryConfig,
     pub publisher: PublisherConfig,
     pub wal: WalConfig,
     pub debezium: DebeziumConfig,
@@ -131,6 +132,14 @@ pub struct OutboxConfig {
     pub partitions_ahead_days: u32,
     pub retention_days: u32,
     pub idempotency_retention_days: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct MinerTelemetryConfig {
+    pub retention_days: u32,
+    pub rollup_retention_days: u32,
+    pub late_days: u32,
+    pub partitions_ahead_days: u32,
 }
 
 /// Where the publisher reads the outbox.
@@ -240,6 +249,7 @@ pub struct ServerConfig {
     pub request_timeout_ms: u64,
     pub header_timeout_ms: u64,
     pub max_body_bytes: usize,
+    pub max_upload_bytes: usize,
     pub max_connections: usize,
     pub max_in_flight: usize,
 }
@@ -414,6 +424,11 @@ impl Config {
         within("event_log.retention_days", self.event_log.retention_days, 1, 3_650)?;
         within("outbox.partitions_ahead_days", self.outbox.partitions_ahead_days, 1, 60)?;
         within("outbox.retention_days", self.outbox.retention_days, 8, 3_650)?;
+        let points = &self.miner_telemetry;
+        within("miner_telemetry.retention_days", points.retention_days, 2, 3_650)?;
+        within("miner_telemetry.rollup_retention_days", points.rollup_retention_days, 2, 36_500)?;
+        within("miner_telemetry.late_days", points.late_days, 1, points.retention_days - 1)?;
+        within("miner_telemetry.partitions_ahead_days", points.partitions_ahead_days, 1, 60)?;
         within("outbox.idempotency_retention_days", self.outbox.idempotency_retention_days, 9, 3_650)?;
         within("publisher.poll_interval_ms", self.publisher.poll_interval_ms, 1, 3_600_000)?;
         within("publisher.batch_size", self.publisher.batch_size, 1, 100_000)?;
@@ -435,6 +450,7 @@ impl Config {
         within("server.request_timeout_ms", self.server.request_timeout_ms, 100, 600_000)?;
         within("server.header_timeout_ms", self.server.header_timeout_ms, 100, 600_000)?;
         within("server.max_body_bytes", self.server.max_body_bytes, 1_024, 67_108_864)?;
+        within("server.max_upload_bytes", self.server.max_upload_bytes, 1_024, 67_108_864)?;
         within("server.max_connections", self.server.max_connections, 1, 1_000_000)?;
         within("server.max_in_flight", self.server.max_in_flight, 1, 1_000_000)?;
         within("shutdown.drain_seconds", self.shutdown.drain_seconds, 0, 3_600)?;

@@ -30,6 +30,8 @@ pub mod kind {
     pub const MINER_BULK_IMPORTED: &str = "miner.bulk_imported";
     /// A miner's power reading changed its owner's portfolio.
     pub const MINER_PORTFOLIO_UPDATED: &str = "miner.portfolio_updated";
+    /// Points of telemetry of one owner's miners were taken in.
+    pub const MINER_TELEMETRY: &str = "miner.telemetry";
     /// A user asked for a recalculation.
     pub const MINER_SYNC_REQUESTED: &str = "miner.sync_requested";
     /// Price, difficulty, height and fees of the Bitcoin network.

@@ -29,7 +29,7 @@
 //! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |
 //!
-//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, telemetry. A test checks the table.
+//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, partitions, telemetry. A test checks the table.
 
 // frame: knows no domain
 pub mod backoff;
@@ -39,6 +39,7 @@ pub mod doorbell;
 pub mod identifier;
 pub mod lifecycle;
 pub mod metrics;
+pub mod partitions;
 pub mod telemetry;
 
 // the flow

@@ -24,6 +24,9 @@ pub(super) const DEFAULT_LIMIT: usize = 50;
 /// The most rows of a page.
 pub(super) const MAX_LIMIT: usize = 200;
 
+const JSON: &str = "application/json";
+const CSV: &str = "text/csv";
+
 /// The object of a JSON body.
 pub(super) struct JsonObject(pub(super) Map<String, Value>);
 
@@ -31,36 +34,55 @@ impl FromRequest<Api> for JsonObject {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "The body must be JSON",
-            )
-            .detail("send the header content-type: application/json"));
+        if !is_of(request.headers(), JSON) {
+            return Err(Problem::unsupported_body("The body must be JSON", JSON));
         }
-        let bytes = read(request, api).await?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(object)) => Ok(Self(object)),
-            Ok(_) => Err(Problem::invalid(vec![FieldError::new("body", "must be a JSON object")])),
-            Err(error) => Err(Problem::malformed(error.to_string())),
-        }
+        object(&read(request, api, api.max_body_bytes).await?).map(Self)
     }
 }
 
-/// `application/json`, with no other charset than UTF-8.
-fn is_json(headers: &HeaderMap) -> bool {
+/// The body of an upload: the object of a JSON body, or the text of a CSV file. May be larger than other bodies.
+pub(super) enum Upload {
+    Json(Map<String, Value>),
+    Csv(Vec<u8>),
+}
+
+impl FromRequest<Api> for Upload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        let csv = is_of(request.headers(), CSV);
+        if !csv && !is_of(request.headers(), JSON) {
+            return Err(Problem::unsupported_body(
+                "The body must be JSON or CSV",
+                "application/json or text/csv",
+            ));
+        }
+        let bytes = read(request, api, api.max_upload_bytes).await?;
+        if csv { Ok(Self::Csv(bytes)) } else { object(&bytes).map(Self::Json) }
+    }
+}
+
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Problem::invalid(vec![FieldError::new("body", "must be a JSON object")])),
+        Err(error) => Err(Problem::malformed(error.to_string())),
+    }
+}
+
+/// Whether the body is of this media type, with no other charset than UTF-8.
+fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
     let mut parts = value.split(';').map(str::trim);
-    parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+    parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(media_type))
         && parts.filter_map(|p| p.split_once('=')).all(|(name, value)| {
             !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
         })
 }
 
 /// The whole body, read as it comes so that nothing beyond the limit is kept.
-async fn read(request: Request, api: &Api) -> Result<Vec<u8>, Problem> {
-    let limit = api.max_body_bytes;
+async fn read(request: Request, api: &Api, limit: usize) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large")
             .detail(format!("at most {limit} bytes are taken"))
@@ -228,9 +250,10 @@ mod tests {
             ("", false),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]);
-            assert_eq!(is_json(&headers), taken, "{value}");
+            assert_eq!(is_of(&headers, JSON), taken, "{value}");
+            assert_eq!(is_of(&headers, CSV), value == "text/csv", "{value}");
         }
-        assert!(!is_json(&HeaderMap::new()));
+        assert!(!is_of(&HeaderMap::new(), JSON));
     }
 
     #[test]

@@ -11,13 +11,14 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
-//! | one file per resource | `dead_letters`, `miners`, `miner_models`, `network`, `portfolio`, `probes` |
+//! | one file per resource | `bulk` (of miners), `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes` |
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, patch, post};
+use chrono::TimeDelta;
 use tokio::sync::Semaphore;
 
 use crate::cache::Cache;
@@ -26,11 +27,13 @@ use crate::db::Db;
 use crate::doorbell::Doorbells;
 
 mod auth;
+mod bulk;
 mod command;
 mod dead_letters;
 mod extract;
 mod middleware;
 mod miner_models;
+mod miner_telemetry;
 mod miners;
 mod network;
 mod portfolio;
@@ -52,6 +55,8 @@ pub struct Api {
     request_timeout: Duration,
     body_timeout: Duration,
     max_body_bytes: usize,
+    max_upload_bytes: usize,
+    telemetry_late: TimeDelta,
 }
 
 impl Api {
@@ -69,6 +74,8 @@ impl Api {
             request_timeout: Duration::from_millis(config.server.request_timeout_ms),
             body_timeout: Duration::from_millis(config.server.header_timeout_ms),
             max_body_bytes: config.server.max_body_bytes,
+            max_upload_bytes: config.server.max_upload_bytes,
+            telemetry_late: TimeDelta::days(config.miner_telemetry.late_days.into()),
         })
     }
 
@@ -76,7 +83,10 @@ impl Api {
     pub fn router(self) -> Router {
         let resources = Router::new()
             .route("/api/miners", get(miners::list).post(miners::add))
+            .route("/api/miners/bulk", post(bulk::import))
             .route("/api/miners/sync", post(miners::sync))
+            .route("/api/miners/telemetry", post(miner_telemetry::take))
+            .route("/api/miners/{id}/telemetry", get(miner_telemetry::list))
             .route("/api/miners/{id}", get(miners::get).patch(miners::update).delete(miners::remove))
             .route("/api/miners/{id}/status", patch(miners::change_status))
             .route("/api/miner-models", get(miner_models::list))

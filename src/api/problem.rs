@@ -71,6 +71,18 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON").detail(detail)
     }
 
+    /// A body of a kind that is not taken here.
+    pub(super) fn unsupported_body(title: &'static str, allowed: &str) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", title)
+            .detail(format!("send the header content-type: {allowed}"))
+    }
+
+    /// A batch of more rows than are taken at once.
+    pub(super) fn too_many_rows(limit: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-many-rows", "There are too many rows")
+            .detail(format!("at most {limit} are taken at once: send the others in further batches"))
+    }
+
     /// Fields that break a rule.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let mut problem =

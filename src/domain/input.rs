@@ -16,6 +16,9 @@ use crate::identifier::InvalidIdentifier;
 /// A field that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
+    /// The row of a batch, counted from 1; absent where there is one row only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<usize>,
     /// The canonical name of the field.
     pub field: String,
     /// What is allowed, and where it helps, what to do.
@@ -25,7 +28,12 @@ pub struct FieldError {
 impl FieldError {
     /// An error of one field.
     pub fn new(field: &str, message: impl Into<String>) -> Self {
-        Self { field: field.to_owned(), message: message.into() }
+        Self { row: None, field: field.to_owned(), message: message.into() }
+    }
+
+    /// The same error, of this row of a batch.
+    pub fn of_row(self, row: usize) -> Self {
+        Self { row: Some(row), ..self }
     }
 }
 

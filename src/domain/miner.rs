@@ -16,9 +16,13 @@ use crate::economics::MinerStatus;
 use crate::event::kind;
 use crate::identifier::{EntityId, UserId};
 
+pub mod bulk;
 mod fields;
+mod new;
+pub mod telemetry;
 
 use fields::Fields;
+use new::NewMiner;
 
 const STATUS: Names = &["status"];
 const REASON: Names = &["reason"];
@@ -87,40 +91,13 @@ pub async fn add(
     object: &Map<String, Value>,
 ) -> Result<Changed, CommandError> {
     let mut input = Input::new(object);
-    let given = Fields::read(&mut input);
-    let status = input.choice(STATUS).value().unwrap_or(MinerStatus::Pending);
-    let model = input.required(fields::MODEL, given.model.clone());
-    let known = match &model {
+    let new = NewMiner::read(&mut input);
+    let known = match &new.model {
         Some(model) => miner_model::find(tx.conn(), model).await?,
         None => None,
     };
-    let hashrate =
-        fields::figure(&mut input, fields::HASHRATE, &given.hashrate_ths, model.as_deref(), || {
-            known.as_ref().map(|m| m.hashrate_ths)
-        });
-    let power = fields::figure(&mut input, fields::POWER, &given.power_w, model.as_deref(), || {
-        known.as_ref().map(|m| m.power_w)
-    });
-    input.finish().map_err(CommandError::Invalid)?;
-    let (Some(model), Some(hashrate_ths), Some(power_w)) = (model, hashrate, power) else {
-        return Err(CommandError::Invalid(Vec::new()));
-    };
-    let miner = Miner {
-        miner_id: Uuid::now_v7(),
-        owner_id: given.owner_id.value().unwrap_or_else(|| caller.actor.clone()),
-        model,
-        hashrate_ths,
-        power_w,
-        quantity: given.quantity.value().unwrap_or(1),
-        location: given.location.value(),
-        purchase_price_usd: given.purchase_price_usd.value(),
-        electricity_cost_usd_kwh: given.electricity_cost_usd_kwh.value(),
-        status: Status(status),
-        status_reason: None,
-        created_at: caller.now,
-        updated_at: caller.now,
-    };
-    insert(tx, &miner).await?;
+    let miner = new.complete(input, caller, known.as_ref()).map_err(CommandError::Invalid)?;
+    insert(tx, std::slice::from_ref(&miner)).await?;
     let data = json!({
         "miner_id": miner.miner_id, "model": miner.model, "hashrate_ths": miner.hashrate_ths,
         "power_w": miner.power_w, "quantity": miner.quantity, "owner_id": miner.owner_id,
@@ -268,25 +245,34 @@ async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Miner, CommandError> 
         .ok_or(CommandError::NotFound)
 }
 
-async fn insert(tx: &mut TenantTx, miner: &Miner) -> Result<(), sqlx::Error> {
+/// All in one statement.
+async fn insert(tx: &mut TenantTx, miners: &[Miner]) -> Result<(), sqlx::Error> {
     let tenant = tx.tenant().clone();
+    fn column<'a, T>(miners: &'a [Miner], of: impl Fn(&'a Miner) -> T) -> Vec<T> {
+        miners.iter().map(of).collect()
+    }
     sqlx::query(
         "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, location, \
          purchase_price_usd, electricity_cost_usd_kwh, status, created_at, updated_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)",
+         select $1, id, owner_id, model, hashrate_ths, power_w, quantity, location, purchase_price_usd, \
+           electricity_cost_usd_kwh, status, created_at, created_at \
+         from unnest($2::uuid[], $3::text[], $4::text[], $5::numeric[], $6::numeric[], $7::int[], $8::text[], \
+           $9::numeric[], $10::numeric[], $11::text[], $12::timestamptz[]) \
+         as row (id, owner_id, model, hashrate_ths, power_w, quantity, location, purchase_price_usd, \
+           electricity_cost_usd_kwh, status, created_at)",
     )
     .bind(tenant.as_str())
-    .bind(miner.miner_id)
-    .bind(&miner.owner_id)
-    .bind(&miner.model)
-    .bind(miner.hashrate_ths)
-    .bind(miner.power_w)
-    .bind(miner.quantity)
-    .bind(&miner.location)
-    .bind(miner.purchase_price_usd)
-    .bind(miner.electricity_cost_usd_kwh)
-    .bind(miner.status.0.as_str())
-    .bind(miner.created_at)
+    .bind(column(miners, |m| m.miner_id))
+    .bind(column(miners, |m| m.owner_id.as_str()))
+    .bind(column(miners, |m| m.model.as_str()))
+    .bind(column(miners, |m| m.hashrate_ths))
+    .bind(column(miners, |m| m.power_w))
+    .bind(column(miners, |m| m.quantity))
+    .bind(column(miners, |m| m.location.as_deref()))
+    .bind(column(miners, |m| m.purchase_price_usd))
+    .bind(column(miners, |m| m.electricity_cost_usd_kwh))
+    .bind(column(miners, |m| m.status.0.as_str()))
+    .bind(column(miners, |m| m.created_at))
     .execute(tx.conn())
     .await
     .map(drop)

@@ -2,6 +2,8 @@
 //! Promises that a model is found in any case and with or without its maker's name.
 //! Called by the command that adds a miner and by the API.
 
+use std::collections::HashMap;
+
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -35,6 +37,21 @@ pub async fn find(conn: &mut PgConnection, name: &str) -> Result<Option<MinerMod
         .bind(catalogue::normalise(name))
         .fetch_optional(conn)
         .await
+}
+
+/// The models of these names by [`catalogue::normalise`]d name; names that the catalogue does not know are absent.
+pub async fn find_all(
+    conn: &mut PgConnection,
+    names: impl Iterator<Item = &str>,
+) -> Result<HashMap<String, MinerModel>, sqlx::Error> {
+    let mut keys: Vec<String> = names.map(catalogue::normalise).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let found: Vec<MinerModel> = sqlx::query_as("select * from miner_model where name_key = any($1)")
+        .bind(keys)
+        .fetch_all(conn)
+        .await?;
+    Ok(found.into_iter().map(|model| (catalogue::normalise(&model.name), model)).collect())
 }
 
 /// Up to `limit` models in the order of their names, behind the model of the name `after`.

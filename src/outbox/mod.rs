@@ -1,7 +1,7 @@
 //! Owns the outbox: how an event is appended, read back in order, and kept.
 //! Promises that an event exists exactly if its transaction committed, and that per aggregate a later event has a
 //! larger position.
-//! Called by the domain (append), the publisher (read), the running roles (partitions), the
+//! Called by the domain (append), the publisher (read), the running roles (retention), the
 //! consumer (what the log lost) and the operator (rebase).
 
 use serde_json::{Value, json};
@@ -14,7 +14,6 @@ use crate::identifier::{EntityId, UserId};
 
 mod cursor;
 mod handed_over;
-mod partitions;
 mod progress;
 mod reader;
 mod rebase;
@@ -25,7 +24,6 @@ pub mod wal;
 
 pub use cursor::{Cursor, Leadership, LeadershipError, OBSERVER};
 pub use handed_over::{HandedOver, handed_over, rows_at};
-pub use partitions::{ensure_partitions, run_partitions};
 pub use progress::{MOST_COUNTED, Progress, progress};
 pub use reader::{OutboxRow, Page, READER_SETTINGS, Reader, STATEMENTS};
 pub use rebase::{RebaseError, Rebased, rebase};

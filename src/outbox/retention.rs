@@ -1,30 +1,31 @@
 //! What is old goes: daily partitions of the outbox and the inbox whole, what has no partition in small batches.
-//!
-//! A partition is dropped in one READ COMMITTED transaction: a brief exclusive lock on the root, **then** the guard as
-//! a statement of its own, then the drop. A guard that looks before the lock is granted misses the event that commits
-//! while the drop waits. Appends queue behind the waiting lock, so the wait is short; it is tried again later.
 
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{Days, NaiveDateTime};
-use sqlx::{AssertSqlSafe, PgConnection};
+use async_trait::async_trait;
+use chrono::NaiveDateTime;
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use super::partitions::{Attached, Daily, attached, first_id_at};
 use crate::config::Config;
 use crate::db::Db;
+use crate::partitions::{
+    self, By, DailyTable, Guard, LOCK_WAIT, Partition, Upkeep, attached, days_ago, drop_before, first_id_at,
+};
 
-/// How long a drop waits for its lock, and appends behind it. The look at the rows under the lock has half of it.
-const LOCK_WAIT: Duration = Duration::from_millis(200);
+/// By `occurred_at`.
+const OUTBOX: DailyTable = DailyTable { root: "event_outbox", by: By::Timestamp };
+/// By the event's UUIDv7.
+const INBOX: DailyTable = DailyTable { root: "event_inbox", by: By::Id };
 
 /// Rows deleted in one transaction.
 const BATCH: i64 = 1_000;
 
-/// How long each of the three is kept.
+/// How far ahead partitions are made, and how long each of the three is kept.
 #[derive(Debug, Clone)]
 pub struct Retention {
+    pub days_ahead: u32,
     pub outbox_days: u32,
     pub inbox_days: u32,
     pub idempotency_days: u32,
@@ -32,18 +33,7 @@ pub struct Retention {
 }
 
 /// What became of a partition that is old enough to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    Dropped,
-    /// Something in it is still needed.
-    Kept(Kept),
-    /// Somebody holds a lock on the table: later again.
-    Busy,
-    /// Another role is at it, or was quicker.
-    Elsewhere,
-    /// A statement failed; it is in the log.
-    Failed,
-}
+pub type Outcome = partitions::Outcome<Kept>;
 
 /// Why a partition is not dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +89,7 @@ impl Retention {
     /// As configured.
     pub fn of(config: &Config) -> Self {
         Self {
+            days_ahead: config.outbox.partitions_ahead_days,
             outbox_days: config.outbox.retention_days,
             inbox_days: config.consumer.inbox_retention_days,
             idempotency_days: config.outbox.idempotency_retention_days,
@@ -109,9 +100,10 @@ impl Retention {
     /// Drops and deletes what is older, by PostgreSQL's clock.
     pub async fn pass(&self, db: &Db, stopping: &CancellationToken) -> Result<Pass, sqlx::Error> {
         let mut pass = Pass::default();
-        for table in [Daily::Outbox, Daily::Inbox] {
-            self.drop_old(db, table, &mut pass, stopping).await?;
-        }
+        let before = days_ago(db, self.outbox_days).await?;
+        pass.partitions = drop_before(db, OUTBOX, before, self.lock_wait, &Unpublished, stopping).await?;
+        let before = days_ago(db, self.inbox_days).await?;
+        pass.partitions.extend(drop_before(db, INBOX, before, self.lock_wait, &Parked, stopping).await?);
         // A key outlives the event it stands for, even one whose partition is kept longer.
         let keys_before = oldest_event(db, self.idempotency_days).await?;
         pass.idempotency_keys = delete(db, OLD_KEYS, keys_before, stopping).await?;
@@ -119,120 +111,56 @@ impl Retention {
         pass.foreign_ids = delete(db, OLD_FOREIGN_IDS, ids_before, stopping).await?;
         Ok(pass)
     }
+}
 
-    async fn drop_old(
-        &self,
-        db: &Db,
-        table: Daily,
-        pass: &mut Pass,
-        stopping: &CancellationToken,
-    ) -> Result<(), sqlx::Error> {
-        let days = match table {
-            Daily::Outbox => self.outbox_days,
-            Daily::Inbox => self.inbox_days,
-        };
-        let before = days_ago(db, days).await?;
-        let partitions = attached(db.owner().await?.conn(), table).await?;
-        for partition in partitions.into_iter().filter(|p| p.to <= before) {
-            if stopping.is_cancelled() {
-                break;
-            }
-            let name = partition.name.as_str();
-            let outcome = match self.drop_one(db, table, &partition).await {
-                Ok(outcome) => outcome,
-                Err(error) if is_busy(&error) => Outcome::Busy,
-                Err(error) => {
-                    warn!(partition = name, %error, "an old partition could not be dropped");
-                    Outcome::Failed
-                }
-            };
-            match &outcome {
-                Outcome::Dropped => info!(partition = name, "dropped, older than its retention"),
-                Outcome::Kept(why) => warn!(partition = name, "kept beyond its retention: {why}"),
-                Outcome::Busy | Outcome::Elsewhere | Outcome::Failed => {}
-            }
-            let busy = outcome == Outcome::Busy;
-            pass.partitions.push((partition.name, outcome));
-            // Whoever is in the way of one is in the way of the next, and each attempt holds appends up.
-            if busy {
-                break;
-            }
-        }
-        Ok(())
+#[async_trait]
+impl Upkeep for Retention {
+    async fn make_ahead(&self, db: &Db) -> Result<usize, sqlx::Error> {
+        // One day more than asked for at the near end: a clock that is set back still finds its partition.
+        let days = || -1..=i64::from(self.days_ahead);
+        Ok(partitions::ensure(db, OUTBOX, days()).await? + partitions::ensure(db, INBOX, days()).await?)
     }
 
-    async fn drop_one(&self, db: &Db, table: Daily, partition: &Attached) -> Result<Outcome, sqlx::Error> {
-        let mut tx = db.owner().await?;
-        let outcome = self.drop_in(tx.conn(), table, partition).await;
-        match outcome {
-            Ok(Outcome::Dropped) => tx.commit().await?,
-            _ => tx.rollback().await?,
-        }
-        outcome
+    async fn remove_old(&self, db: &Db, stopping: &CancellationToken) -> Result<bool, sqlx::Error> {
+        Ok(self.pass(db, stopping).await?.busy())
     }
+}
 
-    async fn drop_in(
+/// A day of the outbox is needed while one of its rows is not published.
+struct Unpublished;
+
+/// A day of the inbox is needed while one of its events waits in the retry queue.
+struct Parked;
+
+#[async_trait]
+impl Guard for Unpublished {
+    type Why = Kept;
+
+    async fn why_keep(
         &self,
         conn: &mut PgConnection,
-        table: Daily,
-        partition: &Attached,
-    ) -> Result<Outcome, sqlx::Error> {
-        let root = table.table();
-        let alone: bool =
-            sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1 || ' retention', 0))")
-                .bind(root)
-                .fetch_one(&mut *conn)
-                .await?;
-        if !alone {
-            return Ok(Outcome::Elsewhere);
+        partition: &Partition,
+    ) -> Result<Option<Kept>, sqlx::Error> {
+        if !sees_all(conn, OUTBOX.root).await? {
+            return Ok(Some(Kept::Hidden));
         }
-        // A first look without the lock: what must be kept anyway holds up nobody.
-        if let Some(why) = guard(conn, table, partition).await? {
-            return Ok(Outcome::Kept(why));
-        }
-        limit(conn, self.lock_wait).await?;
-        sqlx::raw_sql(AssertSqlSafe(format!("lock table {root} in access exclusive mode")))
-            .execute(&mut *conn)
-            .await?;
-        limit(conn, self.lock_wait / 2).await?;
-        if !attached(conn, table).await?.contains(partition) {
-            return Ok(Outcome::Elsewhere);
-        }
-        if let Some(why) = guard(conn, table, partition).await? {
-            return Ok(Outcome::Kept(why));
-        }
-        sqlx::raw_sql(AssertSqlSafe(format!("drop table {}", partition.name))).execute(conn).await?;
-        Ok(Outcome::Dropped)
+        outbox_guard(conn, partition).await
     }
 }
 
-/// Bounds the next statements: the wait for a lock, and the statement as a whole, which may wait for several.
-async fn limit(conn: &mut PgConnection, time: Duration) -> Result<(), sqlx::Error> {
-    sqlx::query("select set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true)")
-        .bind(time.as_millis().to_string())
-        .execute(conn)
-        .await
-        .map(drop)
-}
+#[async_trait]
+impl Guard for Parked {
+    type Why = Kept;
 
-/// A lock or statement time-out, or a deadlock with somebody else's lock.
-fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|e| e.code());
-    matches!(code.as_deref(), Some("55P03" | "57014" | "40P01"))
-}
-
-/// What in the partition is still needed.
-async fn guard(
-    conn: &mut PgConnection,
-    table: Daily,
-    partition: &Attached,
-) -> Result<Option<Kept>, sqlx::Error> {
-    if !sees_all(conn, table.table()).await? {
-        return Ok(Some(Kept::Hidden));
-    }
-    match table {
-        Daily::Outbox => outbox_guard(conn, partition).await,
-        Daily::Inbox => inbox_guard(conn, partition).await,
+    async fn why_keep(
+        &self,
+        conn: &mut PgConnection,
+        partition: &Partition,
+    ) -> Result<Option<Kept>, sqlx::Error> {
+        if !sees_all(conn, INBOX.root).await? {
+            return Ok(Some(Kept::Hidden));
+        }
+        inbox_guard(conn, partition).await
     }
 }
 
@@ -260,7 +188,7 @@ const UNPUBLISHED: &str = "select count(*) from ( \
        offset 0) candidate \
      where position > $4 and not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)";
 
-async fn outbox_guard(conn: &mut PgConnection, partition: &Attached) -> Result<Option<Kept>, sqlx::Error> {
+async fn outbox_guard(conn: &mut PgConnection, partition: &Partition) -> Result<Option<Kept>, sqlx::Error> {
     let (published, floor, same_cluster, stuck): (String, i64, bool, i64) = sqlx::query_as(
         "select published::text, floor_position, \
            system_identifier = (select system_identifier from pg_control_system()), \
@@ -288,7 +216,7 @@ async fn outbox_guard(conn: &mut PgConnection, partition: &Attached) -> Result<O
     })
 }
 
-async fn inbox_guard(conn: &mut PgConnection, partition: &Attached) -> Result<Option<Kept>, sqlx::Error> {
+async fn inbox_guard(conn: &mut PgConnection, partition: &Partition) -> Result<Option<Kept>, sqlx::Error> {
     let parked: i64 = sqlx::query_scalar(
         "select count(*) from event_inbox where event_id >= $1 and event_id < $2 and outcome = 'parked'",
     )
@@ -332,16 +260,9 @@ async fn delete(
     Ok(deleted)
 }
 
-async fn days_ago(db: &Db, days: u32) -> Result<NaiveDateTime, sqlx::Error> {
-    let mut tx = db.owner().await?;
-    let now: NaiveDateTime =
-        sqlx::query_scalar("select now() at time zone 'UTC'").fetch_one(tx.conn()).await?;
-    Ok(now - Days::new(u64::from(days)))
-}
-
 /// So many days ago, or the beginning of the outbox where that is earlier.
 async fn oldest_event(db: &Db, days: u32) -> Result<NaiveDateTime, sqlx::Error> {
     let before = days_ago(db, days).await?;
-    let outbox = attached(db.owner().await?.conn(), Daily::Outbox).await?;
+    let outbox = attached(db.owner().await?.conn(), OUTBOX).await?;
     Ok(outbox.first().map_or(before, |oldest| oldest.from.min(before)))
 }

@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::config::{Config, ConfigError, EconomicsConfig, EventLogKind, EventSource};
 use crate::consumer;
 use crate::db::Db;
+use crate::domain::miner::telemetry::Retention as TelemetryRetention;
 use crate::doorbell::Doorbells;
 use crate::economics::Assumptions;
 use crate::lifecycle::Lifecycle;
@@ -18,8 +19,9 @@ use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
 use crate::log::postgres::{PostgresLog, run_retention};
 use crate::metrics;
+use crate::outbox::Retention;
 use crate::outbox::wal::WalSettings;
-use crate::outbox::{self, Retention};
+use crate::partitions::{self, Upkeep};
 use crate::projection::{self, Group};
 use crate::publisher::{Publisher, SlotOwner};
 use crate::role::membership;
@@ -48,9 +50,8 @@ impl App {
             });
         }
         app.lifecycle.spawn("doorbells", app.bells.clone().run(app.db.clone(), stopping.clone()));
-        let (days, keep) = (app.config.outbox.partitions_ahead_days, Retention::of(&app.config));
-        app.lifecycle
-            .spawn("partitions", outbox::run_partitions(app.db.clone(), days, keep, stopping.clone()));
+        let kept = partitions::run(app.db.clone(), upkeep(&app.config), stopping.clone());
+        app.lifecycle.spawn("partitions", kept);
         Ok(app)
     }
 
@@ -145,6 +146,11 @@ impl App {
         self.db.close().await;
         ended
     }
+}
+
+/// The tables that are partitioned by day.
+pub fn upkeep(config: &Config) -> Vec<Box<dyn Upkeep>> {
+    vec![Box::new(Retention::of(config)), Box::new(TelemetryRetention::of(config))]
 }
 
 /// The group of this name.

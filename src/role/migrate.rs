@@ -9,8 +9,8 @@ use crate::config::Config;
 use crate::db::{Db, connect_options};
 use crate::doorbell::Doorbells;
 use crate::economics::catalogue;
-use crate::outbox;
-use crate::role::app::open_log;
+use crate::partitions;
+use crate::role::app::{open_log, upkeep};
 use crate::role::{print_json, topics};
 
 static SCHEMA: Migrator = sqlx::migrate!("migrations/schema");
@@ -113,7 +113,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<Report> {
     conn.close().await?;
 
     let db = Db::connect(config).await?;
-    let partitions = outbox::ensure_partitions(&db, config.outbox.partitions_ahead_days).await?;
+    let partitions = partitions::make_ahead(&db, &upkeep(config)).await?;
     db.close().await;
     cluster.close().await?;
     Ok(Report { applied, pending: Vec::new(), models, partitions })

@@ -4,6 +4,7 @@
 
 mod auth;
 mod bench;
+mod bulk;
 mod cache;
 mod chaos;
 mod connector;
@@ -22,6 +23,7 @@ mod kafka_faults;
 mod kafka_log;
 mod kafka_tls;
 mod letters;
+mod miner_telemetry;
 mod miners;
 mod network;
 mod outbox;

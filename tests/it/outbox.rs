@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use hashinsight::db::TenantTx;
 use hashinsight::identifier::{TenantId, UserId};
-use hashinsight::outbox::{self, AppendError, Leadership, NewEvent, OutboxRow, Reader};
+use hashinsight::outbox::{self, AppendError, Leadership, NewEvent, OutboxRow, Reader, Retention};
+use hashinsight::partitions::Upkeep;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -340,17 +341,12 @@ async fn append_refuses_what_would_be_lost_or_unroutable() {
 #[tokio::test]
 async fn partitions_exist_ahead_and_are_protected() {
     let test = TestDb::new().await;
-    let days = test.config.outbox.partitions_ahead_days;
-    assert_eq!(
-        outbox::ensure_partitions(&test.db, days).await.expect("again"),
-        0,
-        "making them again makes none"
-    );
-    assert_eq!(
-        outbox::ensure_partitions(&test.db, days + 2).await.expect("more"),
-        4,
-        "two days of two tables"
-    );
+    let retention = Retention::of(&test.config);
+    let days = retention.days_ahead;
+    let made = retention.make_ahead(&test.db).await.expect("again");
+    assert_eq!(made, 0, "making them again makes none");
+    let further = Retention { days_ahead: days + 2, ..retention };
+    assert_eq!(further.make_ahead(&test.db).await.expect("more"), 4, "two days of two tables");
     let by_root: Vec<(String, i64, bool, bool)> = sqlx::query_as(
         "select p.relname, count(*), bool_and(c.relrowsecurity and c.relforcerowsecurity), \
          bool_and(c.relacl is null or not c.relacl::text ~ 'hi_app|hi_worker') \

@@ -111,6 +111,14 @@ fn row_of(table: &str) -> Option<&'static str> {
             "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, status) \
              values ($1, $2::uuid, 'u', 'm', 1, 1, 1, 'online')"
         }
+        "miner_telemetry" => {
+            "insert into miner_telemetry (tenant_id, miner_id, at, hashrate_ths) values ($1, $2::uuid, now(), 1)"
+        }
+        "miner_telemetry_hourly" => {
+            "insert into miner_telemetry_hourly (tenant_id, miner_id, hour, points, hashrate_ths_sum, \
+             hashrate_ths_min, hashrate_ths_max, power_points, power_w_sum) \
+             values ($1, $2::uuid, date_trunc('hour', now()), 1, 1, 1, 1, 0, 0)"
+        }
         "network_snapshots" => {
             "insert into network_snapshots (tenant_id, id, btc_price_usd, difficulty, block_height, observed_at) \
              values ($1, $2::uuid, 1, 1000, 1, now())"

@@ -14,21 +14,6 @@ use uuid::Uuid;
 
 use super::cluster::Cluster;
 
-/// The schema the template holds: another one makes another template.
-const SCHEMA: [&str; 11] = [
-    include_str!("../../../migrations/roles.sql"),
-    include_str!("../../../migrations/schema/0001_events.sql"),
-    include_str!("../../../migrations/schema/0002_mining.sql"),
-    include_str!("../../../migrations/schema/0003_portfolio.sql"),
-    include_str!("../../../migrations/schema/0004_publisher.sql"),
-    include_str!("../../../migrations/schema/0005_publication.sql"),
-    include_str!("../../../migrations/schema/0006_retention.sql"),
-    include_str!("../../../migrations/schema/0007_group_slots.sql"),
-    include_str!("../../../migrations/schema/0008_replay.sql"),
-    include_str!("../../../migrations/schema/0009_suspect.sql"),
-    include_str!("../../../migrations/data/miner_models.csv"),
-];
-
 /// A service's address, or what to run.
 pub(crate) fn service(variable: &str) -> String {
     std::env::var(variable)
@@ -211,9 +196,23 @@ async fn drop_leftovers(cluster: &mut PgConnection, template: &str) {
     }
 }
 
+/// Of every file that a migration reads.
 fn fingerprint() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
-    SCHEMA.hash(&mut hasher);
+    let mut folders = vec![std::path::PathBuf::from("migrations")];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            std::fs::read_dir(&folder).expect("the migrations").map(|entry| entry.expect("an entry").path());
+        let mut paths: Vec<_> = entries.collect();
+        paths.sort();
+        for path in paths {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                std::fs::read(path).expect("readable").hash(&mut hasher);
+            }
+        }
+    }
     hasher.finish()
 }

@@ -1,0 +1,64 @@
+//! Owns how a new miner is read from the fields of POST /api/miners, alone or as a row of a batch.
+//! Promises the same rules for both; what the catalogue knows of a model fills in what was not given.
+//! Called by the commands that add miners.
+
+use uuid::Uuid;
+
+use super::fields::{self, Fields};
+use super::{Miner, STATUS, Status};
+use crate::domain::miner_model::MinerModel;
+use crate::domain::{Caller, FieldError, Input};
+use crate::economics::MinerStatus;
+
+/// What was given, before the catalogue is asked.
+pub(super) struct NewMiner {
+    given: Fields,
+    status: MinerStatus,
+    /// Whose figures to look up.
+    pub(super) model: Option<String>,
+}
+
+impl NewMiner {
+    pub(super) fn read(input: &mut Input<'_>) -> Self {
+        let given = Fields::read(input);
+        let status = input.choice(STATUS).value().unwrap_or(MinerStatus::Pending);
+        let model = input.required(fields::MODEL, given.model.clone());
+        Self { given, status, model }
+    }
+
+    /// The miner, with what the catalogue says about its model; or every field at fault.
+    pub(super) fn complete(
+        self,
+        mut input: Input<'_>,
+        caller: Caller<'_>,
+        known: Option<&MinerModel>,
+    ) -> Result<Miner, Vec<FieldError>> {
+        let Self { given, status, model } = self;
+        let hashrate =
+            fields::figure(&mut input, fields::HASHRATE, &given.hashrate_ths, model.as_deref(), || {
+                known.map(|m| m.hashrate_ths)
+            });
+        let power = fields::figure(&mut input, fields::POWER, &given.power_w, model.as_deref(), || {
+            known.map(|m| m.power_w)
+        });
+        input.finish()?;
+        let (Some(model), Some(hashrate_ths), Some(power_w)) = (model, hashrate, power) else {
+            return Err(Vec::new());
+        };
+        Ok(Miner {
+            miner_id: Uuid::now_v7(),
+            owner_id: given.owner_id.value().unwrap_or_else(|| caller.actor.clone()),
+            model,
+            hashrate_ths,
+            power_w,
+            quantity: given.quantity.value().unwrap_or(1),
+            location: given.location.value(),
+            purchase_price_usd: given.purchase_price_usd.value(),
+            electricity_cost_usd_kwh: given.electricity_cost_usd_kwh.value(),
+            status: Status(status),
+            status_reason: None,
+            created_at: caller.now,
+            updated_at: caller.now,
+        })
+    }
+}
