@@ -36,6 +36,70 @@ pub mod kind {
     pub const MINER_SYNC_REQUESTED: &str = "miner.sync_requested";
     /// Price, difficulty, height and fees of the Bitcoin network.
     pub const NETWORK_SNAPSHOT: &str = "network.snapshot";
+    /// A lead came in.
+    pub const CRM_LEAD_CAPTURED: &str = "crm.lead_captured";
+    /// Fields of a lead changed.
+    pub const CRM_LEAD_UPDATED: &str = "crm.lead_updated";
+    /// A lead was contacted, or lost.
+    pub const CRM_LEAD_STATUS_CHANGED: &str = "crm.lead_status_changed";
+    /// A lead may be converted.
+    pub const CRM_LEAD_QUALIFIED: &str = "crm.lead_qualified";
+    /// A lead is none.
+    pub const CRM_LEAD_DISQUALIFIED: &str = "crm.lead_disqualified";
+    /// A lead became an account and a deal.
+    pub const CRM_LEAD_CONVERTED: &str = "crm.lead_converted";
+    /// An account was made.
+    pub const CRM_ACCOUNT_CREATED: &str = "crm.account_created";
+    /// Fields of an account changed.
+    pub const CRM_ACCOUNT_UPDATED: &str = "crm.account_updated";
+    /// A deal was made.
+    pub const CRM_DEAL_CREATED: &str = "crm.deal_created";
+    /// Fields of a deal changed.
+    pub const CRM_DEAL_UPDATED: &str = "crm.deal_updated";
+    /// A deal went to another open stage.
+    pub const CRM_DEAL_STAGE_CHANGED: &str = "crm.deal_stage_changed";
+    /// A deal was closed as won.
+    pub const CRM_DEAL_WON: &str = "crm.deal_won";
+    /// A deal was closed as lost.
+    pub const CRM_DEAL_LOST: &str = "crm.deal_lost";
+    /// A contract was drawn up.
+    pub const CRM_CONTRACT_GENERATED: &str = "crm.contract_generated";
+    /// Fields of a contract changed.
+    pub const CRM_CONTRACT_UPDATED: &str = "crm.contract_updated";
+    /// A contract was sent, expired, or was cancelled.
+    pub const CRM_CONTRACT_STATUS_CHANGED: &str = "crm.contract_status_changed";
+    /// A contract was signed.
+    pub const CRM_CONTRACT_SIGNED: &str = "crm.contract_signed";
+    /// An invoice was drafted.
+    pub const CRM_INVOICE_DRAFTED: &str = "crm.invoice_drafted";
+    /// Fields of an invoice changed.
+    pub const CRM_INVOICE_UPDATED: &str = "crm.invoice_updated";
+    /// An invoice was sent or cancelled.
+    pub const CRM_INVOICE_STATUS_CHANGED: &str = "crm.invoice_status_changed";
+    /// An invoice was issued.
+    pub const CRM_INVOICE_ISSUED: &str = "crm.invoice_issued";
+    /// An invoice is paid whole.
+    pub const CRM_INVOICE_PAID: &str = "crm.invoice_paid";
+    /// An invoice is past its due date.
+    pub const CRM_INVOICE_OVERDUE: &str = "crm.invoice_overdue";
+    /// An overdue invoice is to be reminded of.
+    pub const CRM_INVOICE_REMINDER_DUE: &str = "crm.invoice_reminder_due";
+    /// A payment came in.
+    pub const CRM_PAYMENT_RECEIVED: &str = "crm.payment_received";
+    /// A ticket was opened.
+    pub const CRM_TICKET_CREATED: &str = "crm.ticket_created";
+    /// Fields of a ticket changed.
+    pub const CRM_TICKET_UPDATED: &str = "crm.ticket_updated";
+    /// A ticket is worked on, waits, was closed, or was opened again.
+    pub const CRM_TICKET_STATUS_CHANGED: &str = "crm.ticket_status_changed";
+    /// A ticket was resolved.
+    pub const CRM_TICKET_RESOLVED: &str = "crm.ticket_resolved";
+    /// A machine was ordered.
+    pub const CRM_ASSET_CREATED: &str = "crm.asset_created";
+    /// Fields of an asset changed.
+    pub const CRM_ASSET_UPDATED: &str = "crm.asset_updated";
+    /// An asset went to another state.
+    pub const CRM_ASSET_STATUS_CHANGED: &str = "crm.asset_status_changed";
 }
 
 /// The headers of a record, in the order of the wire: alphabetical.
@@ -300,7 +364,7 @@ mod tests {
             ("ops.price_received", "events.ops"),
             ("network.snapshot", "events.ops"),
             ("anomaly.opened", "events.ops"),
-            ("crm.lead_created", "events.crm"),
+            ("crm.lead_captured", "events.crm"),
         ] {
             assert_eq!(AggregateType::of_kind(kind).expect("known").topic("events."), topic);
         }

@@ -78,6 +78,12 @@ impl From<uuid::Uuid> for EntityId {
     }
 }
 
+impl From<uuid::Uuid> for UserId {
+    fn from(id: uuid::Uuid) -> Self {
+        Self(id.to_string())
+    }
+}
+
 impl From<&UserId> for EntityId {
     fn from(user: &UserId) -> Self {
         Self(user.0.clone())

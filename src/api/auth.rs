@@ -32,6 +32,8 @@ scope!(MinersRead, "miners:read");
 scope!(MinersWrite, "miners:write");
 scope!(PortfolioRead, "portfolio:read");
 scope!(OpsPlan, "ops:plan");
+scope!(CrmRead, "crm:read");
+scope!(CrmWrite, "crm:write");
 scope!(DlqRead, "dlq:read");
 scope!(DlqReplay, "dlq:replay");
 

@@ -11,7 +11,7 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
-//! | one file per resource | `bulk` (of miners), `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes` |
+//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use crate::doorbell::Doorbells;
 mod auth;
 mod bulk;
 mod command;
+mod crm;
 mod dead_letters;
 mod extract;
 mod middleware;
@@ -95,6 +96,7 @@ impl Api {
             .route("/api/dlq", get(dead_letters::list))
             .route("/api/dlq/replay", post(dead_letters::replay))
             .route("/api/dlq/{id}/discard", post(dead_letters::discard))
+            .merge(crm::routes())
             .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
         // Probes answer under load, too.
         Router::new()

@@ -5,9 +5,11 @@
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tracing::{error, warn};
 
 use crate::db::{SqlFailure, classify};
+use crate::domain::crm::machine::IllegalMove;
 use crate::domain::{CommandError, FieldError};
 
 /// Where the types of problems are named.
@@ -22,6 +24,8 @@ pub(super) struct Problem {
     pub(super) title: &'static str,
     pub(super) detail: Option<String>,
     pub(super) errors: Vec<FieldError>,
+    /// What this type of problem tells beyond the others.
+    pub(super) members: Box<Map<String, Value>>,
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -37,11 +41,21 @@ struct Document<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, name: &'static str, title: &'static str) -> Self {
-        Self { status, name, title, detail: None, errors: Vec::new(), headers: Vec::new() }
+        Self {
+            status,
+            name,
+            title,
+            detail: None,
+            errors: Vec::new(),
+            members: Box::default(),
+            headers: Vec::new(),
+        }
     }
 
     pub(super) fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -118,6 +132,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, name, title).header(header::RETRY_AFTER, "1")
     }
 
+    /// A move that the table of an entity's states does not have.
+    fn invalid_transition(illegal: &IllegalMove) -> Self {
+        let mut problem =
+            Self::new(StatusCode::CONFLICT, "invalid-transition", "No such move").detail(illegal.to_string());
+        for (name, value) in
+            [("from", json!(illegal.from)), ("to", json!(illegal.to)), ("allowed", json!(illegal.allowed))]
+        {
+            problem.members.insert(name.to_owned(), value);
+        }
+        problem
+    }
+
     /// A failure that is ours. What it is stands in the log.
     pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error")
@@ -133,6 +159,7 @@ impl Problem {
             instance,
             request_id,
             errors: &self.errors,
+            members: &self.members,
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = (self.status, body).into_response();
@@ -174,6 +201,10 @@ impl From<CommandError> for Problem {
         match error {
             CommandError::Invalid(errors) => Self::invalid(errors),
             CommandError::NotFound => Self::not_found(),
+            CommandError::Transition(illegal) => Self::invalid_transition(&illegal),
+            CommandError::Rule { rule, detail } => {
+                Self::new(StatusCode::CONFLICT, rule, "A rule forbids it as things stand").detail(detail)
+            }
             CommandError::Sql(error) => error.into(),
             CommandError::Event(error) => {
                 error!(%error, "an event could not be appended");

@@ -59,6 +59,18 @@ impl<T> Given<T> {
             Self::Absent | Self::Null => None,
         }
     }
+
+    /// The value after a change, of a field that null clears.
+    pub fn cleared(self, old: &Option<T>) -> Option<T>
+    where
+        T: Clone,
+    {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Absent => old.clone(),
+            Self::Null => None,
+        }
+    }
 }
 
 /// The smallest allowed value of a decimal.
@@ -104,6 +116,18 @@ impl<'a> Input<'a> {
             self.refuse(names[0], "is required");
         }
         given.value()
+    }
+
+    /// The value after a change, of a field that always has one: records a null.
+    pub fn kept<T: Clone>(&mut self, names: Names, given: Given<T>, old: &T) -> T {
+        match given {
+            Given::Value(value) => value,
+            Given::Absent => old.clone(),
+            Given::Null => {
+                self.refuse(names[0], "must not be null or empty");
+                old.clone()
+            }
+        }
     }
 
     /// A decimal, as a JSON number or a string.

@@ -17,7 +17,7 @@ use crate::event::kind;
 use crate::identifier::{EntityId, UserId};
 
 pub mod bulk;
-mod fields;
+pub(super) mod fields;
 mod new;
 pub mod telemetry;
 
@@ -91,13 +91,32 @@ pub async fn add(
     object: &Map<String, Value>,
 ) -> Result<Changed, CommandError> {
     let mut input = Input::new(object);
-    let new = NewMiner::read(&mut input);
+    let miner = specified(tx.conn(), caller, &mut input).await?;
+    let miner = new::finished(input, miner).map_err(CommandError::Invalid)?;
+    admit(tx, caller, &miner).await
+}
+
+/// The miner that the fields of POST /api/miners describe, pending; nothing where one of them was refused.
+pub(super) async fn specified(
+    conn: &mut PgConnection,
+    caller: Caller<'_>,
+    input: &mut Input<'_>,
+) -> Result<Option<Miner>, sqlx::Error> {
+    let new = NewMiner::read(input);
     let known = match &new.model {
-        Some(model) => miner_model::find(tx.conn(), model).await?,
+        Some(model) => miner_model::find(conn, model).await?,
         None => None,
     };
-    let miner = new.complete(input, caller, known.as_ref()).map_err(CommandError::Invalid)?;
-    insert(tx, std::slice::from_ref(&miner)).await?;
+    Ok(new.complete(input, caller, known.as_ref()))
+}
+
+/// Stores a new miner; emits `miner.added`.
+pub(super) async fn admit(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    miner: &Miner,
+) -> Result<Changed, CommandError> {
+    insert(tx, std::slice::from_ref(miner)).await?;
     let data = json!({
         "miner_id": miner.miner_id, "model": miner.model, "hashrate_ths": miner.hashrate_ths,
         "power_w": miner.power_w, "quantity": miner.quantity, "owner_id": miner.owner_id,
@@ -162,7 +181,18 @@ pub async fn change_status(
     let status = input.required(STATUS, status);
     let reason = input.text(REASON, LONGEST_REASON).value();
     input.finish().map_err(CommandError::Invalid)?;
-    let (old_status, new_status) = (miner.status.0, status.unwrap_or(miner.status.0));
+    set_status(tx, caller, &miner, status.unwrap_or(miner.status.0), reason).await
+}
+
+/// Changes the status of a miner that is locked.
+pub(super) async fn set_status(
+    tx: &mut TenantTx,
+    caller: Caller<'_>,
+    miner: &Miner,
+    new_status: MinerStatus,
+    reason: Option<String>,
+) -> Result<StatusChanged, CommandError> {
+    let (id, old_status) = (miner.miner_id, miner.status.0);
     if old_status == new_status {
         return Ok(StatusChanged { old_status, new_status, event_id: None });
     }
@@ -237,7 +267,7 @@ pub async fn list(
 }
 
 /// The miner, kept from others until the end of the transaction: the position of its event is drawn after this.
-async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Miner, CommandError> {
+pub(super) async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<Miner, CommandError> {
     sqlx::query_as("select * from miners where id = $1 and removed_at is null for update")
         .bind(id)
         .fetch_optional(conn)

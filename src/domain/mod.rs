@@ -12,6 +12,7 @@ use crate::identifier::{EntityId, UserId};
 use crate::outbox::{self, AppendError, NewEvent};
 
 mod audit;
+pub mod crm;
 pub mod input;
 pub mod miner;
 pub mod miner_model;
@@ -41,6 +42,17 @@ pub enum CommandError {
     /// The entity does not exist in this tenant, or was removed.
     #[error("no such entity in this tenant")]
     NotFound,
+    /// The state machine has no such move.
+    #[error(transparent)]
+    Transition(#[from] crm::machine::IllegalMove),
+    /// The fields are well, but a rule of the business forbids it as things stand.
+    #[error("{detail}")]
+    Rule {
+        /// The name of the rule.
+        rule: &'static str,
+        /// What contradicts it.
+        detail: String,
+    },
     /// The event was refused.
     #[error(transparent)]
     Event(AppendError),

@@ -11,6 +11,7 @@ mod connector;
 mod consumer;
 mod consumer_log;
 mod consumer_processes;
+mod crm;
 mod doctor;
 mod golden;
 mod group_faults;

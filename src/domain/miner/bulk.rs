@@ -8,7 +8,7 @@ use csv::{ByteRecord, ReaderBuilder, Trim};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Caller, CommandError, Input, Miner, NewMiner, emit, insert, miner_model};
+use super::{Caller, CommandError, Input, Miner, NewMiner, emit, insert, miner_model, new};
 use crate::db::TenantTx;
 use crate::domain::FieldError;
 use crate::economics::catalogue;
@@ -88,9 +88,10 @@ async fn read(
     let models = given.iter().filter_map(|(_, _, new)| new.model.as_deref());
     let known = miner_model::find_all(tx.conn(), models).await?;
     let mut miners = Vec::with_capacity(given.len());
-    for (number, input, new) in given {
+    for (number, mut input, new) in given {
         let model = new.model.as_deref().and_then(|name| known.get(&catalogue::normalise(name)));
-        match new.complete(input, caller, model) {
+        let miner = new.complete(&mut input, caller, model);
+        match new::finished(input, miner) {
             Ok(miner) => miners.push(miner),
             Err(of_row) => errors.extend(of_row.into_iter().map(|error| error.of_row(number))),
         }

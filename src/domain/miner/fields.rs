@@ -1,6 +1,6 @@
 //! Owns the fields of a miner: their names, limits, defaults, and how two states of one differ.
 //! Promises the same rules for every command that takes them.
-//! Called by the commands on miners.
+//! Called by the commands on miners, and on the assets that become miners.
 
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
@@ -33,7 +33,7 @@ const fn whole(n: u32) -> Decimal {
 }
 
 /// The fields that POST and PATCH share, as they were given.
-pub(super) struct Fields {
+pub(in crate::domain) struct Fields {
     pub(super) model: Given<String>,
     pub(super) hashrate_ths: Given<Decimal>,
     pub(super) power_w: Given<Decimal>,
@@ -45,7 +45,7 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn read(input: &mut Input<'_>) -> Self {
+    pub(in crate::domain) fn read(input: &mut Input<'_>) -> Self {
         let zero = Decimal::ZERO;
         Self {
             model: input.text(MODEL, LONGEST_MODEL),
@@ -64,19 +64,19 @@ impl Fields {
     }
 
     /// The miner after the change.
-    pub(super) async fn apply(
+    pub(in crate::domain) async fn apply(
         self,
         input: &mut Input<'_>,
         conn: &mut PgConnection,
         old: &Miner,
     ) -> Result<Miner, sqlx::Error> {
         let mut new = old.clone();
-        new.model = kept(input, MODEL, self.model, &old.model);
-        new.quantity = kept(input, QUANTITY, self.quantity, &old.quantity);
-        new.owner_id = kept(input, OWNER, self.owner_id, &old.owner_id);
-        new.location = cleared(self.location, &old.location);
-        new.purchase_price_usd = cleared(self.purchase_price_usd, &old.purchase_price_usd);
-        new.electricity_cost_usd_kwh = cleared(self.electricity_cost_usd_kwh, &old.electricity_cost_usd_kwh);
+        new.model = input.kept(MODEL, self.model, &old.model);
+        new.quantity = input.kept(QUANTITY, self.quantity, &old.quantity);
+        new.owner_id = input.kept(OWNER, self.owner_id, &old.owner_id);
+        new.location = self.location.cleared(&old.location);
+        new.purchase_price_usd = self.purchase_price_usd.cleared(&old.purchase_price_usd);
+        new.electricity_cost_usd_kwh = self.electricity_cost_usd_kwh.cleared(&old.electricity_cost_usd_kwh);
         let from_catalogue = self.hashrate_ths == Given::Null || self.power_w == Given::Null;
         let known = if from_catalogue { miner_model::find(conn, &new.model).await? } else { None };
         if self.hashrate_ths != Given::Absent {
@@ -115,27 +115,6 @@ pub(super) fn figure(
             }
             rated
         }
-    }
-}
-
-/// A field that always has a value.
-fn kept<T: Clone>(input: &mut Input<'_>, names: Names, given: Given<T>, old: &T) -> T {
-    match given {
-        Given::Value(value) => value,
-        Given::Absent => old.clone(),
-        Given::Null => {
-            input.refuse(names[0], "must not be null or empty");
-            old.clone()
-        }
-    }
-}
-
-/// A field that null clears.
-fn cleared<T: Clone>(given: Given<T>, old: &Option<T>) -> Option<T> {
-    match given {
-        Given::Value(value) => Some(value),
-        Given::Absent => old.clone(),
-        Given::Null => None,
     }
 }
 

@@ -93,7 +93,10 @@ where
 
 /// Rows of state, of event_outbox and of audit_log: what a refused request leaves as they were.
 pub(crate) async fn written(db: &TestDb) -> (i64, i64, i64) {
-    let rows = "select (select count(*) from miners) + (select count(*) from network_snapshots), \
+    let rows = "select (select count(*) from miners) + (select count(*) from network_snapshots) \
+                + (select count(*) from crm_account) + (select count(*) from crm_lead) + (select count(*) from crm_deal) \
+                + (select count(*) from crm_contract) + (select count(*) from crm_invoice) \
+                + (select count(*) from crm_payment) + (select count(*) from crm_ticket) + (select count(*) from crm_asset), \
                 (select count(*) from event_outbox), (select count(*) from audit_log)";
     sqlx::query_as(rows).fetch_one(&db.admin).await.expect("count")
 }
@@ -145,7 +148,8 @@ impl TestApi {
 
     /// A token of this API's tenant and user with every scope of this release.
     pub(crate) fn token(&self) -> String {
-        self.token_with(&["miners:read", "miners:write", "portfolio:read", "ops:plan"])
+        let scopes = ["miners:read", "miners:write", "portfolio:read", "ops:plan", "crm:read", "crm:write"];
+        self.token_with(&scopes)
     }
 
     /// A token of this API's tenant and user.

@@ -155,7 +155,7 @@ async fn template() -> &'static str {
                 .execute(&mut cluster)
                 .await
                 .expect("lock");
-            drop_leftovers(&mut cluster, &name).await;
+            drop_leftovers(&mut cluster, &format!("hi_template_{day}")).await;
             let exists: bool =
                 sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
                     .bind(&name)
@@ -179,8 +179,9 @@ async fn template() -> &'static str {
         .await
 }
 
-/// Databases of test processes that are gone, and templates of other schemas or days.
-async fn drop_leftovers(cluster: &mut PgConnection, template: &str) {
+/// Databases of test processes that are gone, and templates of other days. Those of today may be in use from another
+/// checkout.
+async fn drop_leftovers(cluster: &mut PgConnection, today: &str) {
     let names: Vec<String> = sqlx::query_scalar(
         "select datname from pg_database where datname like 'hi\\_test\\_%' or datname like 'hi\\_template\\_%'",
     )
@@ -190,7 +191,7 @@ async fn drop_leftovers(cluster: &mut PgConnection, template: &str) {
     for name in names {
         let owner = name.strip_prefix("hi_test_").and_then(|rest| rest.split('_').next());
         let alive = owner.is_some_and(|pid| std::path::Path::new("/proc").join(pid).exists());
-        if !alive && name != template {
+        if !alive && !name.starts_with(today) {
             drop_database(cluster, &name).await;
         }
     }

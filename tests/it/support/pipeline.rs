@@ -75,7 +75,8 @@ impl Pipeline {
     }
 }
 
-const SCOPES: &[&str] = &["miners:read", "miners:write", "portfolio:read", "ops:plan"];
+const SCOPES: &[&str] =
+    &["miners:read", "miners:write", "portfolio:read", "ops:plan", "crm:read", "crm:write"];
 
 /// A client of the API.
 pub(crate) struct User<'a> {

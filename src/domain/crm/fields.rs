@@ -1,0 +1,130 @@
+//! Owns the fields that several entities have: their names and limits.
+//! Promises that money is exact: what has more decimals than are kept is refused and not rounded.
+//! Called by the entities of this folder.
+
+use rust_decimal::Decimal;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::domain::Input;
+use crate::domain::input::{Given, Low, Names};
+use crate::identifier::UserId;
+
+pub(super) const NAME: Names = &["name"];
+pub(super) const EMAIL: Names = &["email"];
+pub(super) const PHONE: Names = &["phone"];
+pub(super) const NOTES: Names = &["notes"];
+pub(super) const OWNER: Names = &["owner_id"];
+pub(super) const ACCOUNT: Names = &["account_id"];
+pub(super) const DESCRIPTION: Names = &["description"];
+pub(super) const VALUE: Names = &["value_usd", "value"];
+
+const MAX_USD: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
+const MAX_DECIMALS: u32 = 8;
+const LONGEST_NAME: usize = 200;
+const LONGEST_NOTES: usize = 2_000;
+const LONGEST_EMAIL: usize = 254;
+const LONGEST_PHONE: usize = 50;
+
+/// An amount of US dollars, with up to eight decimals: what comes in bitcoin is worth fractions of a cent.
+pub(super) fn usd(input: &mut Input<'_>, names: Names, low: Low) -> Given<Decimal> {
+    match input.decimal(names, low, MAX_USD) {
+        Given::Value(amount) if amount.scale() > MAX_DECIMALS => {
+            input.refuse(names[0], format!("must have at most {MAX_DECIMALS} decimals"));
+            Given::Absent
+        }
+        given => given,
+    }
+}
+
+/// A name, a title, a subject.
+pub(super) fn name(input: &mut Input<'_>, names: Names) -> Given<String> {
+    input.text(names, LONGEST_NAME)
+}
+
+pub(super) fn notes(input: &mut Input<'_>, names: Names) -> Given<String> {
+    input.text(names, LONGEST_NOTES)
+}
+
+/// Something with one `@` and no spaces; whether mail arrives is not for us to say.
+pub(super) fn email(input: &mut Input<'_>) -> Given<String> {
+    let given = input.text(EMAIL, LONGEST_EMAIL);
+    if let Given::Value(text) = &given {
+        let (local, domain) = text.split_once('@').unwrap_or_default();
+        let is_address = !local.is_empty() && !domain.is_empty() && !domain.contains('@');
+        if !is_address || text.contains(char::is_whitespace) {
+            input.refuse(EMAIL[0], "must be an e-mail address");
+            return Given::Absent;
+        }
+    }
+    given
+}
+
+pub(super) fn phone(input: &mut Input<'_>) -> Given<String> {
+    input.text(PHONE, LONGEST_PHONE)
+}
+
+pub(super) fn owner(input: &mut Input<'_>) -> Given<UserId> {
+    input.identifier(OWNER)
+}
+
+/// The id of another entity. One that is no UUID is of none.
+pub(super) fn id(input: &mut Input<'_>, names: Names) -> Given<Uuid> {
+    match input.text(names, 64) {
+        Given::Value(text) => match text.parse() {
+            Ok(id) => Given::Value(id),
+            Err(_) => {
+                input.refuse(names[0], "must be the id of one that exists");
+                Given::Absent
+            }
+        },
+        Given::Null => Given::Null,
+        Given::Absent => Given::Absent,
+    }
+}
+
+/// A PATCH changes no state: it may only repeat the one there is.
+pub(super) fn keep_state(input: &mut Input<'_>, object: &Map<String, Value>, state: &str, path: &str) {
+    if object.get("state").is_some_and(|given| given != state) {
+        input.refuse("state", format!("is changed through POST /api/crm/{path}/{{id}}/transitions"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn money_is_exact_or_refused() {
+        let amount = |value: Value| {
+            let object = json!({ "value_usd": value });
+            let mut input = Input::new(object.as_object().expect("an object"));
+            let given = usd(&mut input, VALUE, Low::Above(Decimal::ZERO));
+            input.finish().map(|()| given)
+        };
+        assert_eq!(MAX_USD, Decimal::from(1_000_000_000_000_u64));
+        for taken in [json!("0.1"), json!("1000000000000"), json!("0.00000001"), json!("1.500000000000")] {
+            assert!(matches!(amount(taken.clone()), Ok(Given::Value(_))), "{taken}");
+        }
+        for refused in [json!("0"), json!(-1), json!("1000000000000.01"), json!("0.000000001"), json!("x")] {
+            let errors = amount(refused.clone()).expect_err("refused");
+            assert_eq!(errors[0].field, "value_usd", "{refused}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let address = |text: &str| {
+            let object = json!({ "email": text });
+            let mut input = Input::new(object.as_object().expect("an object"));
+            let _ = email(&mut input);
+            input.finish().is_ok()
+        };
+        assert!(address("a@b.c") && address("") && address("x+y@host"));
+        for bad in ["a", "@b", "a@", "a@b@c", "a b@c"] {
+            assert!(!address(bad), "{bad}");
+        }
+    }
+}
