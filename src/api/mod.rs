@@ -11,6 +11,7 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
+//! | `visible` | reading one's own write |
 //! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes` |
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ mod probes;
 mod problem;
 pub mod server;
 pub mod token;
+mod visible;
 
 use token::Verifier;
 

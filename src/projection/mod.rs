@@ -13,6 +13,7 @@ use crate::event::{AggregateType, Event};
 use crate::identifier::{TenantId, UserId};
 use crate::read_model;
 
+mod crm;
 mod portfolio;
 
 /// A row of a read model that changed: its cached copies are older than this version.
@@ -83,9 +84,16 @@ pub struct Group {
 
 /// Every group of this build.
 pub fn groups(assumptions: Assumptions) -> Vec<Group> {
-    vec![Group {
-        name: read_model::portfolio::GROUP,
-        reads: &[AggregateType::Miner, AggregateType::Ops],
-        handler: Arc::new(portfolio::PortfolioHandler { assumptions }),
-    }]
+    vec![
+        Group {
+            name: read_model::portfolio::GROUP,
+            reads: &[AggregateType::Miner, AggregateType::Ops],
+            handler: Arc::new(portfolio::PortfolioHandler { assumptions }),
+        },
+        Group {
+            name: read_model::crm::GROUP,
+            reads: &[AggregateType::Crm],
+            handler: Arc::new(crm::CrmHandler),
+        },
+    ]
 }

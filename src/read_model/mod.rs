@@ -2,6 +2,9 @@
 //! Promises that a reader can wait until an event of its own is in what it reads.
 //! Called by the projections (write) and the API (read).
 
+pub mod crm;
+pub mod crm_write;
 pub mod portfolio;
 pub mod portfolio_write;
+pub mod serial;
 pub mod visibility;

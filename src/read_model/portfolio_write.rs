@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::economics::{MinerLine, Network, Portfolio};
 use crate::identifier::{TenantId, UserId};
+use crate::read_model::serial;
 
 #[derive(sqlx::FromRow)]
 struct MinerRow {
@@ -61,16 +62,7 @@ pub async fn lock(
     tenant: &TenantId,
     owners: impl Iterator<Item = &UserId>,
 ) -> Result<(), sqlx::Error> {
-    // In the order of the keys, the same everywhere: two batches cannot wait for each other.
-    let keys: Vec<String> = owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect();
-    sqlx::query(
-        "select pg_advisory_xact_lock(hashtextextended(k.key, 0)) \
-         from (select key from unnest($1::text[]) with ordinality u(key, n) order by n offset 0) k",
-    )
-    .bind(keys)
-    .execute(conn)
-    .await
-    .map(drop)
+    serial::take_turns(conn, owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect()).await
 }
 
 /// The newest network snapshot of the tenant.

@@ -21,11 +21,13 @@ use crate::domain::crm::{
     Ticket,
 };
 
+mod account;
+
 /// The routes under /api/crm/.
 pub(super) fn routes() -> Router<Api> {
     Router::new()
         .merge(stateful::<Lead>())
-        .merge(mutable::<Account>())
+        .merge(accounts())
         .merge(stateful::<Deal>())
         .merge(stateful::<Contract>())
         .merge(stateful::<Invoice>())
@@ -39,6 +41,13 @@ fn fact<E: Entity>() -> Router<Api> {
     Router::new()
         .route(&path::<E>(), get(list::<E>).post(create::<E>))
         .route(&format!("{}/{{id}}", path::<E>()), get(one::<E>))
+}
+
+/// As [`mutable`], with the read model beside the record.
+fn accounts() -> Router<Api> {
+    Router::new()
+        .route(&path::<Account>(), get(list::<Account>).post(create::<Account>))
+        .route(&format!("{}/{{id}}", path::<Account>()), get(account::get).patch(update::<Account>))
 }
 
 /// And changed.

@@ -6,6 +6,7 @@ mod machines;
 mod money;
 mod resources;
 mod sales;
+mod summary;
 mod tickets;
 
 use serde_json::{Value, json};

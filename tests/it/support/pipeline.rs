@@ -7,7 +7,7 @@ use std::time::Duration;
 use hashinsight::config::EventLogKind;
 use hashinsight::doorbell::{Bell, Doorbells};
 use hashinsight::log::EventLog;
-use hashinsight::read_model::portfolio;
+use hashinsight::read_model::{crm, portfolio};
 use hashinsight::role::app::{App, open_log};
 use hashinsight::role::topics;
 use reqwest::Method;
@@ -52,7 +52,9 @@ impl Pipeline {
         log.ensure_topics(&topics::specs(&app.config, kind)).await.expect("topics");
         let cache = app.cache().await.expect("the cache");
         app.spawn_publisher(&log).expect("the publisher");
-        app.spawn_consumer(portfolio::GROUP, &log, &cache).await.expect("the consumer");
+        for group in [portfolio::GROUP, crm::GROUP] {
+            app.spawn_consumer(group, &log, &cache).await.expect("the consumer");
+        }
         let address = app.spawn_api(&cache).await.expect("the API");
         Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }
     }
@@ -66,6 +68,12 @@ impl Pipeline {
     pub(crate) fn user(&self, tenant: &str, user: &str) -> User<'_> {
         let tenant = format!("{tenant}-{}", self.run);
         User { pipeline: self, token: token(&self.app.config, &tenant, user, SCOPES, None) }
+    }
+
+    /// A client of the role admin.
+    pub(crate) fn admin(&self, tenant: &str, user: &str) -> User<'_> {
+        let tenant = format!("{tenant}-{}", self.run);
+        User { pipeline: self, token: token(&self.app.config, &tenant, user, &[], Some("admin")) }
     }
 
     /// Stops every role; fails if one of them failed or did not end in time.

@@ -1,0 +1,46 @@
+//! Recomputes the summaries of accounts: one recomputation per account and batch.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{Dirty, EventHandler, HandlerError};
+use crate::db::WorkerTx;
+use crate::event::Event;
+use crate::identifier::TenantId;
+use crate::read_model::{crm, crm_write, serial};
+
+/// Keeps the read model of accounts.
+pub(super) struct CrmHandler;
+
+#[async_trait]
+impl EventHandler for CrmHandler {
+    fn consumes(&self, kind: &str) -> bool {
+        crm::KINDS.contains(&kind)
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        let mut by_tenant: BTreeMap<&TenantId, BTreeMap<Uuid, Uuid>> = BTreeMap::new();
+        for event in events.iter().filter(|e| self.consumes(&e.kind)) {
+            if let Some(account) = account_of(event) {
+                by_tenant.entry(&event.tenant_id).or_default().insert(account, event.event_id);
+            }
+        }
+        for (tenant, accounts) in by_tenant {
+            let conn = tx.for_tenant(tenant).await?;
+            // A replay comes through its own batch: the later of two recomputations reads what the earlier one was
+            // told.
+            let rows = accounts.keys().map(|account| format!("crm_account:{tenant}:{account}")).collect();
+            serial::take_turns(conn, rows).await?;
+            crm_write::recompute(conn, tenant, &accounts).await?;
+        }
+        // No copy of a summary is cached.
+        Ok(Vec::new())
+    }
+}
+
+/// The account an event of ours names.
+fn account_of(event: &Event) -> Option<Uuid> {
+    event.data.get("account_id")?.as_str()?.parse().ok()
+}

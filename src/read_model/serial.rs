@@ -1,0 +1,16 @@
+//! Recomputations of one row take turns: whoever comes later reads after the earlier one has committed.
+
+use sqlx::PgConnection;
+
+/// Waits until nobody else recomputes one of these rows; held to the end of the transaction.
+pub async fn take_turns(conn: &mut PgConnection, rows: Vec<String>) -> Result<(), sqlx::Error> {
+    // In the order of the keys, the same everywhere: two batches cannot wait for each other.
+    sqlx::query(
+        "select pg_advisory_xact_lock(hashtextextended(k.key, 0)) \
+         from (select key from unnest($1::text[]) with ordinality u(key, n) order by n offset 0) k",
+    )
+    .bind(rows)
+    .execute(conn)
+    .await
+    .map(drop)
+}
