@@ -5,14 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
 
 use crate::config::{Config, ConfigError, mask_userinfo};
 use crate::identifier::TenantId;
 
+mod clock;
 mod protection;
 
+use clock::Clock;
 pub use protection::{Complaint, Protection, Subject};
 
 /// The name every connection of ours carries: takeover may end a backend only under this prefix.
@@ -42,6 +45,7 @@ pub struct Db {
     options: PgConnectOptions,
     /// Begins a transaction of the pipeline in one round trip.
     begin_worker: Arc<str>,
+    clock: Arc<Clock>,
 }
 
 /// Begins a transaction of a tenant; the tenant itself is bound in a statement of its own.
@@ -82,13 +86,14 @@ impl Db {
             address: mask_userinfo(config.database_url().unwrap_or_default()),
             source,
         })?;
-        probe.ping().await?;
+        let shown = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut probe).await?;
         probe.close().await?;
         let begin_worker = format!(
             "begin; set local role hi_worker; set local statement_timeout = {}; set local lock_timeout = {}",
             config.consumer.statement_timeout_ms, config.consumer.lock_timeout_ms
         );
-        Ok(Self { pool, options, begin_worker: begin_worker.into() })
+        let clock = Arc::new(Clock::heard(shown));
+        Ok(Self { pool, options, begin_worker: begin_worker.into(), clock })
     }
 
     /// As [`Db::connect`], and refuses a schema that is absent, older, or does not protect tenants.
@@ -101,11 +106,12 @@ impl Db {
     /// Begins a transaction of one tenant with the rights of the API.
     pub async fn tenant(&self, tenant: &TenantId) -> Result<TenantTx, sqlx::Error> {
         let mut tx = self.pool.begin_with(BEGIN_TENANT).await?;
-        sqlx::query("select set_config('app.tenant_id', $1, true)")
+        let shown = sqlx::query_scalar("select clock_timestamp() from set_config('app.tenant_id', $1, true)")
             .bind(tenant.as_str())
-            .execute(&mut *tx)
+            .fetch_one(&mut *tx)
             .await?;
-        Ok(TenantTx { tx, tenant: tenant.clone() })
+        self.heard(shown);
+        Ok(TenantTx { tx, tenant: tenant.clone(), clock: Arc::clone(&self.clock) })
     }
 
     /// Begins a transaction with the rights of the API and no tenant: it sees the tables that have none, and not one
@@ -146,6 +152,17 @@ impl Db {
         PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone())
     }
 
+    /// The time by the database's clock, near enough: for what is compared with times that it wrote, or is kept beside
+    /// them. This host's clock may be hours off, and step.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// The database's clock shows this.
+    pub fn heard(&self, shown: DateTime<Utc>) {
+        self.clock.set(shown);
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), sqlx::Error> {
         sqlx::query("select 1").execute(&self.pool).await.map(drop)
@@ -173,12 +190,18 @@ impl Db {
 pub struct TenantTx {
     tx: Transaction<'static, Postgres>,
     tenant: TenantId,
+    clock: Arc<Clock>,
 }
 
 impl TenantTx {
     /// The tenant whose rows this transaction sees.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
+    }
+
+    /// The time, as [`Db::now`].
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 
     /// The connection, for a statement.

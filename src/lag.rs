@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
@@ -98,7 +98,8 @@ async fn measure_with(
     tx.rollback().await?;
     let measured = rows.into_iter().map(|mut row| {
         row.owner_id = row.owner_id.filter(|owner| living.contains(owner));
-        async move { (row.consumer_name.clone(), partition_lag(log, row).await) }
+        let now = db.now();
+        async move { (row.consumer_name.clone(), partition_lag(log, row, now).await) }
     });
     let mut measured = stream::iter(measured).buffered(AT_ONCE);
     let mut groups: BTreeMap<String, Vec<PartitionLag>> = BTreeMap::new();
@@ -114,7 +115,7 @@ async fn measure_with(
     Ok(LagReport { groups: groups.collect() })
 }
 
-async fn partition_lag(log: Option<&dyn EventLog>, row: OffsetRow) -> PartitionLag {
+async fn partition_lag(log: Option<&dyn EventLog>, row: OffsetRow, now: DateTime<Utc>) -> PartitionLag {
     let end = match log {
         Some(log) => log.bounds(&row.topic, row.partition).await.ok().map(|b| b.end),
         None => None,
@@ -122,7 +123,7 @@ async fn partition_lag(log: Option<&dyn EventLog>, row: OffsetRow) -> PartitionL
     let lag = end.map(|end| (end - row.next_offset).max(0));
     let lag_seconds = match (lag, log) {
         (Some(0), _) => Some(0.0),
-        (Some(_), Some(log)) => oldest_age(log, &row).await,
+        (Some(_), Some(log)) => oldest_age(log, &row, now).await,
         _ => None,
     };
     PartitionLag {
@@ -137,11 +138,12 @@ async fn partition_lag(log: Option<&dyn EventLog>, row: OffsetRow) -> PartitionL
     }
 }
 
-async fn oldest_age(log: &dyn EventLog, row: &OffsetRow) -> Option<f64> {
+/// By the database's clock, which dated the event.
+async fn oldest_age(log: &dyn EventLog, row: &OffsetRow, now: DateTime<Utc>) -> Option<f64> {
     let limits = FetchLimits { max_records: 1, max_bytes: 1, max_wait: Duration::from_millis(1) };
     let fetched = log.fetch(&row.topic, row.partition, row.next_offset, limits).await.ok()?;
     let (_, record) = fetched.records.first()?;
-    Some((Utc::now() - record.timestamp).as_seconds_f64().max(0.0))
+    Some((now - record.timestamp).as_seconds_f64().max(0.0))
 }
 
 fn status(lag: Option<i64>) -> &'static str {

@@ -23,7 +23,7 @@ use crate::doorbell::Doorbells;
 use crate::lifecycle::Lifecycle;
 use crate::log::{EventLog, LogError};
 use crate::outbox::wal::{SlotError, WalError, WalSettings};
-use crate::outbox::{Cursor, Leadership, LeadershipError, Standby};
+use crate::outbox::{Cursor, HistoryError, Leadership, LeadershipError, Standby};
 
 mod embedded;
 mod follow;
@@ -81,7 +81,9 @@ pub enum PublishError {
     Wal(#[from] WalError),
     #[error(transparent)]
     Slot(#[from] SlotError),
-    #[error("another publisher has taken the lead")]
+    #[error(transparent)]
+    Elsewhere(#[from] HistoryError),
+    #[error("another publisher has taken the lead, or the server was promoted")]
     Fenced,
     #[error("the database did not answer within {} s: the lead is given up", BEAT_DEADLINE.as_secs())]
     Silent,
@@ -147,13 +149,13 @@ impl Publisher {
         // Whoever led before us may have been `topics alter`.
         self.log.forget_topics();
         if let Some(log) = self.log.transactional() {
-            let poll = Poll::open(self, cursor).await?;
+            let poll = Poll::open(self, leadership, cursor).await?;
             return embedded::run(self, leadership, log, poll, stopping).await;
         }
         if let Some((owner, settings)) = &self.slot {
             return Box::pin(follow::run(self, leadership, settings, *owner, stopping)).await;
         }
-        let poll = Poll::open(self, cursor).await?;
+        let poll = Poll::open(self, leadership, cursor).await?;
         Pipeline::new(self, leadership).await?.run(poll, leadership, stopping.cancelled()).await
     }
 

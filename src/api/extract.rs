@@ -7,7 +7,7 @@ use std::str::FromStr;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -174,12 +174,13 @@ impl Params {
 pub(super) struct Trace {
     request_id: String,
     traceparent: String,
+    now: DateTime<Utc>,
 }
 
 impl FromRequestParts<Api> for Trace {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Api) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let traceparent = parts
             .headers
@@ -188,7 +189,7 @@ impl FromRequestParts<Api> for Trace {
             .filter(|text| is_traceparent(text))
             .unwrap_or_default()
             .to_owned();
-        Ok(Self { request_id, traceparent })
+        Ok(Self { request_id, traceparent, now: api.db.now() })
     }
 }
 
@@ -200,7 +201,7 @@ impl Trace {
 
     /// The caller of a command.
     pub(super) fn caller<'a>(&'a self, actor: &'a UserId) -> Caller<'a> {
-        Caller { actor, request_id: &self.request_id, traceparent: &self.traceparent, now: Utc::now() }
+        Caller { actor, request_id: &self.request_id, traceparent: &self.traceparent, now: self.now }
     }
 }
 

@@ -35,11 +35,11 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    pub(super) fn count(&self, group: &str) {
+    /// Counts it, as of now by the database's clock.
+    pub(super) fn count(&self, group: &str, now: DateTime<Utc>) {
         for (kind, count) in &self.by_kind {
             metrics::events_applied(group, kind, *count);
         }
-        let now = Utc::now();
         for written_at in &self.written_at {
             metrics::stage_latency("write_to_visible", group, (now - written_at).as_seconds_f64());
         }
@@ -92,10 +92,11 @@ impl Worker {
             .collect();
 
         let mut tx = self.context.db.worker().await?;
-        if !claim.advance(tx.conn(), end).await? {
+        let Some(shown) = claim.advance(tx.conn(), end).await? else {
             tx.rollback().await?;
             return Ok(None);
-        }
+        };
+        self.context.db.heard(shown);
         let waiting = parked::keys(tx.conn(), group.name, &self.partition).await?;
         let is_parked = |record: &Record| record.key.as_ref().is_some_and(|key| waiting.contains(key));
 

@@ -116,12 +116,17 @@ impl Claim {
         })
     }
 
-    /// The first statement of a batch: moves the offset if the partition is still ours.
-    pub(super) async fn advance(&self, conn: &mut PgConnection, end: i64) -> Result<bool, sqlx::Error> {
+    /// The first statement of a batch: moves the offset if the partition is still ours, and says what the database's
+    /// clock shows.
+    pub(super) async fn advance(
+        &self,
+        conn: &mut PgConnection,
+        end: i64,
+    ) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
         fail::fail_point!("consumer.before_fence");
-        let moved = sqlx::query(
+        sqlx::query_scalar(
             "update consumer_offset set next_offset = $6 where consumer_name = $1 and topic = $2 and partition = $3 \
-             and owner_epoch = $4 and next_offset = $5",
+             and owner_epoch = $4 and next_offset = $5 returning clock_timestamp()",
         )
         .bind(&self.group)
         .bind(&self.partition.topic)
@@ -129,22 +134,21 @@ impl Claim {
         .bind(self.epoch)
         .bind(self.next_offset)
         .bind(end)
-        .execute(conn)
-        .await?
-        .rows_affected();
-        Ok(moved == 1)
+        .fetch_optional(conn)
+        .await
     }
 
     /// The first statement of a retry: the same fence, the offset stays.
     pub(super) async fn hold(&self, conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
         let held: Option<i32> = sqlx::query_scalar(
             "select 1 from consumer_offset where consumer_name = $1 and topic = $2 and partition = $3 \
-             and owner_epoch = $4 for no key update",
+             and owner_epoch = $4 and next_offset = $5 for no key update",
         )
         .bind(&self.group)
         .bind(&self.partition.topic)
         .bind(self.partition.partition)
         .bind(self.epoch)
+        .bind(self.next_offset)
         .fetch_optional(conn)
         .await?;
         Ok(held.is_some())

@@ -161,7 +161,7 @@ impl Worker {
         self.health.failed(key, &cause.signature());
         let dead = self.health.is_hopeless(key) && self.reason_to_pause().is_none();
         let mut tx = self.context.db.worker().await?;
-        if !claim.advance(tx.conn(), offset + 1).await? {
+        if claim.advance(tx.conn(), offset + 1).await?.is_none() {
             tx.rollback().await?;
             return Ok(false);
         }
@@ -203,7 +203,7 @@ impl Worker {
         };
         let group = self.context.group.name;
         let mut tx = self.context.db.worker().await?;
-        if !claim.advance(tx.conn(), offset + 1).await? {
+        if claim.advance(tx.conn(), offset + 1).await?.is_none() {
             tx.rollback().await?;
             return Ok(false);
         }
@@ -283,7 +283,10 @@ impl Worker {
         }
         match self.handle(&mut tx, &[&event]).await {
             Ok(dirty) => {
-                self.unpark(tx.conn(), head, Outcome::Applied).await?;
+                if !self.unpark(tx.conn(), head, Outcome::Applied).await? {
+                    tx.rollback().await?;
+                    return Ok(Tried::Fenced);
+                }
                 tx.commit().await?;
                 self.patience.head_is_done(head.queue_position);
                 let by_kind = [(head.event_kind.clone(), 1)].into();
@@ -349,7 +352,10 @@ impl Worker {
             return Ok(Tried::Fenced);
         }
         if dead {
-            self.unpark(tx.conn(), head, Outcome::Dead).await?;
+            if !self.unpark(tx.conn(), head, Outcome::Dead).await? {
+                tx.rollback().await?;
+                return Ok(Tried::Fenced);
+            }
             let message = cause.to_string();
             let first_failed_at = head.first_failed_at;
             let cause = Cause { class: cause.class(), message: &message, attempts, first_failed_at };
@@ -358,12 +364,13 @@ impl Worker {
             sqlx::query(
                 "update parked_event set attempts = $2, error_class = $3, error_message = $4, \
                  first_failed_at = coalesce(first_failed_at, statement_timestamp()), \
-                 last_failed_at = statement_timestamp() where queue_position = $1",
+                 last_failed_at = statement_timestamp() where queue_position = $1 and event_id = $5",
             )
             .bind(head.queue_position)
             .bind(attempts)
             .bind(cause.class())
             .bind(dead_letter::storable_text(&cause.to_string()))
+            .bind(head.event_id)
             .execute(tx.conn())
             .await?;
             self.wait_again(tx.conn(), head, self.pause_after(attempts.max(1))).await?;
@@ -393,7 +400,10 @@ impl Worker {
             tx.rollback().await?;
             return Ok(Tried::Fenced);
         }
-        self.unpark(tx.conn(), head, Outcome::Dead).await?;
+        if !self.unpark(tx.conn(), head, Outcome::Dead).await? {
+            tx.rollback().await?;
+            return Ok(Tried::Fenced);
+        }
         let cause = Cause { class, message, attempts, first_failed_at: head.first_failed_at };
         self.bury_head(tx.conn(), head, record, cause).await?;
         tx.commit().await?;
@@ -411,31 +421,40 @@ impl Worker {
     ) -> Result<(), sqlx::Error> {
         sqlx::query(
             "update parked_event set crashes = 0, next_attempt_at = statement_timestamp() + $2 * interval '1 millisecond' \
-             where queue_position = $1",
+             where queue_position = $1 and event_id = $3",
         )
         .bind(head.queue_position)
         .bind(pause.as_secs_f64() * 1e3)
+        .bind(head.event_id)
         .execute(conn)
         .await
         .map(drop)
     }
 
-    /// Takes the head from the queue; the next event of its key becomes the head.
+    /// Takes the head from the queue; the next event of its key becomes the head. `false`: it is not in the queue, since
+    /// the database has failed over to one that never had it, and nothing may be committed.
     async fn unpark(
         &self,
         conn: &mut PgConnection,
         head: &Head,
         outcome: Outcome,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<bool, sqlx::Error> {
         let group = self.context.group.name;
-        sqlx::query("delete from parked_event where queue_position = $1")
+        // Places are given again after a failover.
+        let taken = sqlx::query("delete from parked_event where queue_position = $1 and event_id = $2")
             .bind(head.queue_position)
+            .bind(head.event_id)
             .execute(&mut *conn)
-            .await?;
+            .await?
+            .rows_affected();
+        if taken == 0 {
+            return Ok(false);
+        }
         if let Some(letter) = head.letter_id.filter(|_| outcome == Outcome::Applied) {
             dead_letter::resolved(conn, letter).await?;
         }
-        inbox::settle(conn, group, head.event_id, Outcome::Parked, outcome).await.map(drop)
+        inbox::settle(conn, group, head.event_id, Outcome::Parked, outcome).await?;
+        Ok(true)
     }
 
     /// The pause after so many failed attempts.

@@ -16,7 +16,7 @@ use super::apply::decode;
 use super::fetcher::Fetcher;
 use super::offset::Claim;
 use super::parked;
-use super::worker::{StepError, Worker};
+use super::worker::{Step, StepError, Worker};
 use crate::backoff::jittered;
 use crate::event::Event;
 use crate::inbox::{self, Outcome};
@@ -65,7 +65,7 @@ impl Worker {
                 self.recover(claim, loss, Some(id)).await?
             }
             (None, Some(id)) => self.learn_topic(claim, id).await?,
-            (_, None) | (Some(_), Some(_)) => true,
+            (_, None) | (Some(_), Some(_)) => self.follow_stored_offset(claim).await? != Step::Fenced,
         };
         self.look_at_topic = Instant::now() + jittered(LOOK_AT_TOPIC);
         Ok(kept)

@@ -163,7 +163,7 @@ impl Worker {
         let group = self.context.group.name;
         let event = decode(record).ok();
         let mut tx = self.context.db.worker().await?;
-        if !claim.advance(tx.conn(), offset + 1).await? {
+        if claim.advance(tx.conn(), offset + 1).await?.is_none() {
             tx.rollback().await?;
             return Ok(false);
         }

@@ -208,14 +208,16 @@ impl Worker {
         self.look_at_queue(claim).await
     }
 
-    /// An operator may have moved the offset past what cannot be read.
-    async fn follow_operator(&mut self, claim: &mut Claim, error: LogError) -> Result<Step, StepError> {
+    /// Goes on where the offset is stored, if that is elsewhere than we believe: an operator has moved it past what cannot
+    /// be read, or the database has failed over to one that knows less, which whoever waits for records would never come
+    /// to know. `Idle`: it is where we believe.
+    pub(super) async fn follow_stored_offset(&mut self, claim: &mut Claim) -> Result<Step, StepError> {
         let mut tx = self.context.db.worker().await?;
         let stored = claim.stored_offset(tx.conn()).await?;
         tx.rollback().await?;
         match stored {
             None => Ok(Step::Fenced),
-            Some(same) if same == claim.next_offset => Err(error.into()),
+            Some(same) if same == claim.next_offset => Ok(Step::Idle),
             Some(moved) => {
                 warn!(
                     group = self.context.group.name,
@@ -223,23 +225,25 @@ impl Worker {
                     partition = self.partition.partition,
                     from = claim.next_offset,
                     to = moved,
-                    "the offset was moved by somebody else"
+                    "the offset was moved by somebody else, or the database has gone back"
                 );
                 claim.next_offset = moved;
                 self.fetcher = Fetcher::at(moved);
+                self.look_at_queue(claim).await?;
                 Ok(Step::Worked)
             }
         }
     }
 
-    /// Another member has the partition. If the membership still gives it to us after a pause, a new worker claims it.
+    /// Another member has the partition, or its offset was moved. If the membership still gives it to us after a pause, a
+    /// new worker claims it.
     fn fenced(&self) {
         metrics::fenced_commit(self.context.group.name);
         metrics::consumer_lag(self.context.group.name, &self.partition.topic, self.partition.partition, None);
         info!(
             topic = self.partition.topic,
             partition = self.partition.partition,
-            "another member has the partition"
+            "another member has the partition, or its offset was moved"
         );
     }
 
@@ -304,8 +308,13 @@ impl Worker {
             Err(error) => {
                 // A topic that comes back after an error may be another one.
                 self.look_at_topic = Instant::now();
-                let unreadable = matches!(error, LogError::Unreadable { .. });
-                return if unreadable { self.follow_operator(claim, error).await } else { Err(error.into()) };
+                if !matches!(error, LogError::Unreadable { .. }) {
+                    return Err(error.into());
+                }
+                return match self.follow_stored_offset(claim).await? {
+                    Step::Idle => Err(error.into()),
+                    followed => Ok(followed),
+                };
             }
         }
         self.log_is_well(claim).await?;
@@ -375,7 +384,7 @@ impl Worker {
     pub(super) async fn after_commit(&mut self, claim: &Claim, applied: Applied) -> Result<(), sqlx::Error> {
         self.context.invalidate(&applied.dirty).await;
         self.context.bells.ring(Bell::Applied);
-        applied.count(self.context.group.name);
+        applied.count(self.context.group.name, self.context.db.now());
         applied.keys.iter().for_each(|key| self.health.succeeded(key));
         if applied.parked {
             self.look_at_queue(claim).await?;

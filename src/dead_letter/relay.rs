@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 use tracing::warn;
@@ -133,7 +133,8 @@ impl Relay {
             None => row.partition.rem_euclid(partitions.max(1)),
         };
         let id = row.id;
-        let appended = self.log.append_one(&self.topic, partition, &record(self.group, row)).await;
+        let appended =
+            self.log.append_one(&self.topic, partition, &record(self.group, row, self.db.now())).await;
         let mut tx = self.db.worker().await?;
         let update = match appended {
             Ok(offset) => {
@@ -160,7 +161,7 @@ impl Relay {
 
 /// The original bytes, and what went wrong in the headers of KIP-1191 and of Spring. The time is now: Kafka would
 /// delete a record that is older than the topic's retention within minutes.
-fn record(group: &str, row: Row) -> Record {
+fn record(group: &str, row: Row, now: DateTime<Utc>) -> Record {
     let message = cut(&row.error_message, MAX_MESSAGE).as_bytes();
     let ours = [
         ("__dlq.errors.topic", row.topic.as_bytes().to_vec()),
@@ -180,7 +181,7 @@ fn record(group: &str, row: Row) -> Record {
     headers.retain(|(name, _)| ours.iter().all(|(our_name, _)| name != our_name));
     headers.extend(ours.map(|(name, value)| (name.to_owned(), value)));
     headers.sort_by(|a, b| a.0.cmp(&b.0));
-    Record { key: row.raw_key, value: row.raw_value, headers, timestamp: Utc::now() }
+    Record { key: row.raw_key, value: row.raw_value, headers, timestamp: now }
 }
 
 #[cfg(test)]
@@ -208,7 +209,7 @@ mod tests {
             error_message: "é".repeat(2_000),
             retry_count: 3,
         };
-        let record = record("g", row);
+        let record = record("g", row, Utc::now());
         let text = |name| std::str::from_utf8(record.header(name).expect(name)).expect("text");
         assert_eq!((text("id"), text("__dlq.errors.group"), text("__dlq.errors.offset")), ("x", "g", "258"));
         assert_eq!(record.header("kafka_dlt-original-partition"), Some(&[0, 0, 0, 2][..]));

@@ -29,7 +29,7 @@ pub struct Caller<'a> {
     pub request_id: &'a str,
     /// W3C trace context of the request, empty when there is none.
     pub traceparent: &'a str,
-    /// The moment of the request.
+    /// The moment of the request, by the database's clock: what is newest is decided by it.
     pub now: DateTime<Utc>,
 }
 

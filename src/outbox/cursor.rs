@@ -5,7 +5,9 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
+use tracing::warn;
 
+use super::history::{History, HistoryError};
 use crate::db::{Db, WorkerTx};
 
 /// The advisory lock of the leading publisher: "hi" and "pub" in ASCII.
@@ -33,10 +35,14 @@ pub struct Cursor {
 /// The right to publish: an advisory lock of a session of its own, and an epoch that fences a
 /// leader who lost it. What the leader writes goes through that session: without the lock there is
 /// no way to write.
+///
+/// An epoch counts on one timeline: a standby that is promoted may not have heard of it, and give it to another.
 #[derive(Debug)]
 pub struct Leadership {
     session: Mutex<PgConnection>,
     epoch: i64,
+    history: History,
+    db: Db,
 }
 
 /// The database behind the URL is not the one the cursor was written in.
@@ -54,8 +60,19 @@ pub enum LeadershipError {
     Sql(#[from] sqlx::Error),
 }
 
-/// What [`Leadership::acquire`] reads: epoch, published, reading, last position, floor.
-type CursorRow = (i64, String, Option<String>, i64, i64);
+/// What a leader begins with.
+#[derive(sqlx::FromRow)]
+struct Begun {
+    epoch: i64,
+    published: String,
+    reading: Option<String>,
+    last_position: i64,
+    floor_position: i64,
+    system_identifier: i64,
+    timeline: i32,
+    /// Of whoever led before; `None` before the first leader.
+    timeline_before: Option<i32>,
+}
 
 impl Leadership {
     /// Takes the lead if nobody has it.
@@ -70,7 +87,7 @@ impl Leadership {
             session.close().await?;
             return Ok(None);
         }
-        Self::begin(session).await.map(Some)
+        Self::begin(db, session).await.map(Some)
     }
 
     /// Takes the lead from whoever has it: the epoch fences him, and he lets go once what he has in flight has ended.
@@ -97,7 +114,7 @@ impl Leadership {
                 .execute(&mut session)
                 .await;
             match locked {
-                Ok(_) => return Self::begin(session).await.map(Some),
+                Ok(_) => return Self::begin(db, session).await.map(Some),
                 Err(sqlx::Error::Database(held)) if held.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -107,15 +124,17 @@ impl Leadership {
     }
 
     /// Begins to lead, with the lock in hand.
-    async fn begin(mut session: PgConnection) -> Result<(Self, Cursor), LeadershipError> {
-        let row: Option<CursorRow> = sqlx::query_as(
-            "update publisher_cursor set epoch = epoch + 1, leader_pid = pg_backend_pid() where name = 'publisher' \
-             and system_identifier = (select system_identifier from pg_control_system()) \
-             returning epoch, published::text, reading::text, last_position, floor_position",
+    async fn begin(db: &Db, mut session: PgConnection) -> Result<(Self, Cursor), LeadershipError> {
+        let begun: Option<Begun> = sqlx::query_as(
+            "update publisher_cursor c set epoch = c.epoch + 1, leader_pid = pg_backend_pid(), timeline = hi_timeline() \
+             from (select timeline from publisher_cursor where name = 'publisher') before where c.name = 'publisher' \
+             and c.system_identifier = (select system_identifier from pg_control_system()) \
+             returning c.epoch, c.published::text, c.reading::text, c.last_position, c.floor_position, \
+               c.system_identifier, c.timeline, before.timeline as timeline_before",
         )
         .fetch_optional(&mut session)
         .await?;
-        let Some((epoch, published, reading, last_position, floor_position)) = row else {
+        let Some(begun) = begun else {
             let (stored, actual) = sqlx::query_as(
                 "select c.system_identifier, s.system_identifier from publisher_cursor c, pg_control_system() s \
                  where c.name = 'publisher'",
@@ -128,20 +147,46 @@ impl Leadership {
         // From here on a commit does not wait for the disk, and writers of events do not wait behind it: what a crash of
         // the server takes back is handed over again. The epoch is durable, or two leaders could have the same one.
         sqlx::query("select set_config('synchronous_commit', 'off', false)").execute(&mut session).await?;
-        let cursor = Cursor { published, reading, last_position, floor_position };
-        Ok((Self { session: Mutex::new(session), epoch }, cursor))
+        let history = History { system_identifier: begun.system_identifier, timeline: Some(begun.timeline) };
+        if let Some(before) = begun.timeline_before.filter(|before| *before != begun.timeline) {
+            warn!(
+                from = before,
+                to = begun.timeline,
+                "the timeline is another: the server was promoted, or restored to a point in time, since somebody led. \
+                 Publishing goes on from the cursor of this one. Events that were committed on the old one and are lost \
+                 may be in the log all the same (see \"Failover\" in the README)"
+            );
+        }
+        let cursor = Cursor {
+            published: begun.published,
+            reading: begun.reading,
+            last_position: begun.last_position,
+            floor_position: begun.floor_position,
+        };
+        let leadership = Self { session: Mutex::new(session), epoch: begun.epoch, history, db: db.clone() };
+        Ok((leadership, cursor))
+    }
+
+    /// Refuses a session that is not of the server, or not of the timeline, that the lead is held on: what is read there
+    /// and the cursor that is stored here would not belong together.
+    pub async fn is_of(&self, session: &mut PgConnection) -> Result<(), HistoryError> {
+        let actual = History::of(session).await?;
+        if actual == self.history { Ok(()) } else { Err(HistoryError::Other { leads: self.history, actual }) }
     }
 
     /// Shows that the leader lives. `false`: another leads; an error: the session, and with it the lock, is gone.
     pub async fn beat(&self) -> Result<bool, sqlx::Error> {
-        let beaten = sqlx::query(
-            "update publisher_cursor set beat = beat + 1 where name = 'publisher' and epoch = $1",
+        let beaten = sqlx::query_scalar(
+            "update publisher_cursor set beat = beat + 1 where name = 'publisher' and epoch = $1 \
+             returning clock_timestamp()",
         )
         .bind(self.epoch)
-        .execute(&mut *self.session().await)
-        .await?
-        .rows_affected();
-        Ok(beaten == 1)
+        .fetch_optional(&mut *self.session().await)
+        .await?;
+        if let Some(shown) = beaten {
+            self.db.heard(shown);
+        }
+        Ok(beaten.is_some())
     }
 
     /// Shows under another name in `pg_stat_activity`, which begins with that of all our connections.
@@ -155,7 +200,7 @@ impl Leadership {
 
     /// Stores the cursor. `false`: another leads, nothing was stored.
     pub async fn store(&self, cursor: &Cursor) -> Result<bool, sqlx::Error> {
-        store(&mut *self.session().await, self.epoch, cursor).await
+        self.store_on(&mut *self.session().await, cursor).await
     }
 
     /// The cursor as it is stored.
@@ -171,7 +216,25 @@ impl Leadership {
 
     /// Stores the cursor in the caller's transaction. `false`: another leads, nothing may be committed.
     pub async fn store_in(&self, tx: &mut WorkerTx, cursor: &Cursor) -> Result<bool, sqlx::Error> {
-        store(tx.conn(), self.epoch, cursor).await
+        self.store_on(tx.conn(), cursor).await
+    }
+
+    /// The caller's connection may be of a server that was promoted since: there another may have our epoch, and the
+    /// ids of the snapshots may be those of other transactions.
+    async fn store_on(&self, conn: &mut PgConnection, cursor: &Cursor) -> Result<bool, sqlx::Error> {
+        let stored = sqlx::query(
+            "update publisher_cursor set published = $3::text::pg_snapshot, reading = $4::text::pg_snapshot, \
+             last_position = $5 where name = 'publisher' and epoch = $1 and timeline = $2 and hi_timeline() = $2",
+        )
+        .bind(self.epoch)
+        .bind(self.history.timeline)
+        .bind(&cursor.published)
+        .bind(&cursor.reading)
+        .bind(cursor.last_position)
+        .execute(conn)
+        .await?
+        .rows_affected();
+        Ok(stored == 1)
     }
 
     /// The session that holds the lock, for what only the leader writes.
@@ -193,19 +256,4 @@ async fn give_back(mut session: PgConnection) -> Result<(), sqlx::Error> {
         .execute(&mut session)
         .await?;
     session.close().await
-}
-
-async fn store(conn: &mut PgConnection, epoch: i64, cursor: &Cursor) -> Result<bool, sqlx::Error> {
-    let stored = sqlx::query(
-        "update publisher_cursor set published = $2::text::pg_snapshot, reading = $3::text::pg_snapshot, \
-         last_position = $4 where name = 'publisher' and epoch = $1",
-    )
-    .bind(epoch)
-    .bind(&cursor.published)
-    .bind(&cursor.reading)
-    .bind(cursor.last_position)
-    .execute(conn)
-    .await?
-    .rows_affected();
-    Ok(stored == 1)
 }

@@ -4,9 +4,10 @@
 //! Called by the domain (append), the publisher (read), the running roles (retention), the
 //! consumer (what the log lost) and the operator (rebase).
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::db::TenantTx;
 use crate::event::{self, AggregateType, UnknownPrefix};
@@ -14,6 +15,7 @@ use crate::identifier::{EntityId, UserId};
 
 mod cursor;
 mod handed_over;
+mod history;
 mod progress;
 mod reader;
 mod rebase;
@@ -24,6 +26,7 @@ pub mod wal;
 
 pub use cursor::{Cursor, Leadership, LeadershipError, OBSERVER};
 pub use handed_over::{HandedOver, handed_over, rows_at};
+pub use history::{History, HistoryError};
 pub use progress::{MOST_COUNTED, Progress, progress};
 pub use reader::{OutboxRow, Page, READER_SETTINGS, Reader, STATEMENTS};
 pub use rebase::{RebaseError, Rebased, rebase};
@@ -73,7 +76,7 @@ pub enum AppendError {
 pub async fn append(tx: &mut TenantTx, new: NewEvent<'_>) -> Result<Uuid, AppendError> {
     let aggregate_type = AggregateType::of_kind(new.kind)?;
     let tenant = tx.tenant().clone();
-    let event_id = Uuid::now_v7();
+    let event_id = new_id(tx.now());
     if let Some(key) = new.idempotency_key {
         reserve(tx.conn(), tenant.as_str(), key, event_id).await?;
     }
@@ -117,6 +120,13 @@ pub async fn append(tx: &mut TenantTx, new: NewEvent<'_>) -> Result<Uuid, Append
         return Err(AppendError::AsynchronousCommit);
     }
     Ok(event_id)
+}
+
+/// An id of this moment by the database's clock: the inbox is partitioned by what an id says, and days of it are dropped
+/// by that clock.
+fn new_id(now: DateTime<Utc>) -> Uuid {
+    let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+    Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, now.timestamp_subsec_nanos()))
 }
 
 async fn reserve(

@@ -16,6 +16,10 @@ pub struct Progress {
     pub observes: bool,
     /// The cursor was written in this cluster.
     pub same_cluster: bool,
+    /// The timeline that somebody led on last; `None` before the first leader.
+    pub led_on: Option<i32>,
+    /// The one of the server; `None` on a standby.
+    pub timeline: Option<i32>,
     /// Committed and not published, up to [`MOST_COUNTED`].
     pub backlog: i64,
     /// Age of the oldest of them.
@@ -40,6 +44,7 @@ pub async fn progress(conn: &mut PgConnection) -> Result<Progress, sqlx::Error> 
              and d.datname = current_database()) as leads, \
            exists (select from pg_stat_activity a where a.pid = c.leader_pid and a.application_name = $2) as observes, \
            system_identifier = (select system_identifier from pg_control_system()) as same_cluster, \
+           timeline as led_on, hi_timeline() as timeline, \
            (select count(*) from waiting) as backlog, \
            (select extract(epoch from (clock_timestamp() at time zone 'UTC') - min(occurred_at))::float8 \
              from waiting) as oldest_seconds, \

@@ -119,8 +119,8 @@ async fn rebase_in(conn: &mut PgConnection, xids_preserved: bool) -> Result<Opti
         insert_again(conn, &restored).await?
     };
     sqlx::query(
-        "update publisher_cursor set system_identifier = $1, epoch = epoch + 1, leader_pid = null \
-         where name = 'publisher'",
+        "update publisher_cursor set system_identifier = $1, timeline = hi_timeline(), epoch = epoch + 1, \
+         leader_pid = null where name = 'publisher'",
     )
     .bind(restored.actual)
     .execute(&mut *conn)

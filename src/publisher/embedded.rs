@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 
-use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::poll::Poll;
@@ -62,7 +61,7 @@ async fn append(
     }
     tx.commit().await?;
     publisher.bells.ring(Bell::Log);
-    let now = Utc::now();
+    let now = publisher.db.now();
     for ((topic, _), records) in &lanes {
         metrics::events_published(topic, records.iter().map(|r| (now - r.timestamp).as_seconds_f64()));
     }

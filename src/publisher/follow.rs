@@ -61,7 +61,7 @@ pub(super) async fn run(
     let mut backoff = Backoff::default();
     let mut pause = Duration::ZERO;
     loop {
-        let slot = slot_ready(settings, owner, pause);
+        let slot = slot_ready(leadership, settings, owner, pause);
         let bridged = Box::pin(bridge(publisher, leadership, slot, stopping)).await?;
         let Some(settings) = bridged else { return Ok(()) };
         let streaming_since = Instant::now();
@@ -98,20 +98,25 @@ async fn bridge(
             () = stopping.cancelled() => {}
         }
     };
-    let poll = Poll::open(publisher, leadership.cursor().await?).await?;
+    let poll = Poll::open(publisher, leadership, leadership.cursor().await?).await?;
     Pipeline::new(publisher, leadership).await?.run(poll, leadership, until).await?;
     let Some(ready) = ready else { return Ok(None) };
     // Everything that the slot may not deliver is visible now.
-    let rest = Poll::open(publisher, leadership.cursor().await?).await?.that_ends();
+    let rest = Poll::open(publisher, leadership, leadership.cursor().await?).await?.that_ends();
     Pipeline::new(publisher, leadership).await?.run(rest, leadership, stopping.cancelled()).await?;
     Ok(Some(ready).filter(|_| !stopping.is_cancelled()))
 }
 
 /// Returns when a slot exists, nobody reads it, and nothing is open that was open when this was first so.
-async fn slot_ready(settings: &WalSettings, owner: SlotOwner, pause: Duration) -> WalSettings {
+async fn slot_ready(
+    leadership: &Leadership,
+    settings: &WalSettings,
+    owner: SlotOwner,
+    pause: Duration,
+) -> WalSettings {
     sleep(pause).await;
     loop {
-        match try_slot(settings, owner).await {
+        match try_slot(leadership, settings, owner).await {
             Ok(settings) => return settings,
             Err(error) => {
                 error!(%error, "the write-ahead log cannot be read; the table is polled meanwhile");
@@ -121,8 +126,14 @@ async fn slot_ready(settings: &WalSettings, owner: SlotOwner, pause: Duration) -
     }
 }
 
-async fn try_slot(settings: &WalSettings, owner: SlotOwner) -> Result<WalSettings, PublishError> {
+async fn try_slot(
+    leadership: &Leadership,
+    settings: &WalSettings,
+    owner: SlotOwner,
+) -> Result<WalSettings, PublishError> {
     let mut conn = settings.connect().await?;
+    // It has an address of its own, which may still lead to the old server after a failover.
+    leadership.is_of(&mut conn).await?;
     let name = match owner {
         SlotOwner::Us => slot::name(&mut conn, &settings.slot).await?,
         SlotOwner::Debezium => settings.slot.clone(),
@@ -191,7 +202,9 @@ async fn stream(
     let stream = WalStream::open(settings, &publisher.lifecycle).await?;
     info!(slot = settings.slot, "streaming from the write-ahead log");
     let keeper = Confirming { confirmer: stream.confirmer(), behind: Behind::new(leadership).await? };
-    let visibility = Visibility::open(&publisher.db).await?;
+    let mut session = publisher.db.worker_session(&[]).await?;
+    leadership.is_of(&mut session).await?;
+    let visibility = Visibility::of(session);
     let source = Following { stream, visibility, confirm: Lsn::default() };
     Pipeline::new(publisher, leadership).await?.run(source, keeper, stopping.cancelled()).await
 }

@@ -1,6 +1,5 @@
 //! One hand-over of records to one partition. What the log will never take becomes a dead letter of the publisher.
 
-use chrono::Utc;
 use serde_json::Value;
 use sqlx::PgConnection;
 use tracing::{debug, error};
@@ -38,7 +37,7 @@ impl Publisher {
             debug!(topic, partition, "handed over");
             fail::fail_point!("pub.after_ack");
             let appended = failed.as_ref().map_or(rest.len(), |failed| failed.appended);
-            let now = Utc::now();
+            let now = self.db.now();
             let waits = rest[..appended].iter().map(|r| (now - r.timestamp).as_seconds_f64());
             metrics::events_published(topic, waits);
             settled += appended;

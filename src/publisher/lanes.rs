@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::record;
@@ -91,6 +91,8 @@ pub(super) struct Lanes {
     topics: HashMap<String, Known>,
     /// When a lane last handed something over.
     progress: Option<Instant>,
+    /// By the database's clock, which dated the rows.
+    pub(super) now: DateTime<Utc>,
 }
 
 impl Lanes {
@@ -109,7 +111,7 @@ impl Lanes {
         let partition = match self.topics.get(topic) {
             None => UNKNOWN_PARTITION,
             Some(Known { topic: known, .. }) => {
-                record::keep_alive(&mut entry.record, known.retention, Utc::now());
+                record::keep_alive(&mut entry.record, known.retention, self.now);
                 partition_of(entry.record.key.as_deref().unwrap_or_default(), known.partitions)
             }
         };

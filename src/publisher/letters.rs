@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -85,7 +84,7 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let Letter { topic, record: mut event, .. } = letter;
         let known = self.log.topic(&topic).await?;
-        record::keep_alive(&mut event, known.retention, Utc::now());
+        record::keep_alive(&mut event, known.retention, self.db.now());
         let partition = partition_of(event.key.as_deref().unwrap_or_default(), known.partitions);
         let appended = self.log.append_one(&topic, partition, &event).await;
         let mut session = leadership.session().await;

@@ -111,6 +111,7 @@ impl<'a, M: Send> Pipeline<'a, M> {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             settled = self.settled().or(settled);
+            self.lanes.now = self.publisher.db.now();
             if halted.is_none() {
                 self.begin_work();
                 if self.bytes < MOST_BYTES
@@ -348,7 +349,7 @@ impl Publisher {
             let positions: Vec<i64> = rows.iter().map(|row| row.position).collect();
             let mut records: Vec<Record> = rows.into_iter().map(record::of_row).collect();
             for record in &mut records {
-                record::keep_alive(record, known.retention, chrono::Utc::now());
+                record::keep_alive(record, known.retention, self.db.now());
             }
             let handed_over = self.hand_over(leadership, topic, partition, &records).await;
             stuck::forget(&mut *leadership.session().await, &positions[..handed_over.settled]).await?;

@@ -8,7 +8,7 @@ use super::source::{Batch, Source};
 use super::{PublishError, Publisher};
 use crate::backoff::jittered;
 use crate::doorbell::{Bell, Listener};
-use crate::outbox::{Cursor, READER_SETTINGS, Reader};
+use crate::outbox::{Cursor, Leadership, READER_SETTINGS, Reader};
 
 /// Between two looks while a ring may be held back. It costs a fraction of that.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -23,9 +23,16 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    pub(super) async fn open(publisher: &Publisher, cursor: Cursor) -> Result<Self, PublishError> {
+    /// Reads on from the cursor that the leader found.
+    pub(super) async fn open(
+        publisher: &Publisher,
+        leadership: &Leadership,
+        cursor: Cursor,
+    ) -> Result<Self, PublishError> {
+        let mut session = publisher.db.worker_session(&READER_SETTINGS).await?;
+        leadership.is_of(&mut session).await?;
         Ok(Self {
-            session: publisher.db.worker_session(&READER_SETTINGS).await?,
+            session,
             reader: Reader::new(cursor, publisher.page_size),
             bell: publisher.bells.listen(Bell::Outbox),
             interval: publisher.poll_interval,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -80,7 +80,7 @@ pub async fn look(
         Some("parked") => Visibility::Parked,
         Some("dead") => Visibility::Dead,
         Some("discarded") => Visibility::Discarded,
-        _ if event_id.get_version_num() == 7 && to < Utc::now().naive_utc() - INBOX_RETENTION => {
+        _ if event_id.get_version_num() == 7 && to < db.now().naive_utc() - INBOX_RETENTION => {
             Visibility::Visible
         }
         _ if kind.is_some() => Visibility::Pending,
@@ -121,6 +121,8 @@ fn time_of(id: Uuid) -> NaiveDateTime {
 
 #[cfg(test)]
 mod tests {
+    use chrono::Utc;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use hdrhistogram::Histogram;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -176,7 +175,7 @@ impl Demo {
         let started = Instant::now();
         let owner = self.owners[fastrand::usize(..self.owners.len())].clone();
         let mut tx = self.db.tenant(&self.tenant).await?;
-        let caller = Caller { actor: &owner, request_id: "demo", traceparent: "", now: Utc::now() };
+        let caller = Caller { actor: &owner, request_id: "demo", traceparent: "", now: tx.now() };
         let event_id = if self.writes % SNAPSHOT_EVERY == 1 {
             Some(network::record(&mut tx, caller, &self.walk.step()).await?.event_id)
         } else {

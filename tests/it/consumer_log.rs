@@ -1,5 +1,6 @@
 //! A log that is not what it was: records that are gone, a topic made anew, a tail cut off, what cannot be read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use hashinsight::role::app::App;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::kafka_log::kcat_produce;
-use crate::pipeline::{member_on, raw};
+use crate::pipeline::{member_on, raw, record};
 use crate::support::consuming::{Setup, miners};
 use crate::support::kafka::{delete, spec};
 use crate::support::process::{Process, run};
@@ -62,6 +64,80 @@ async fn consume(test: &TestDb, log: &Arc<dyn EventLog>, journal: &Arc<Journal>,
     let expected = format!("{applied} {next}");
     until("applied", PATIENCE, async || (test.scalar::<String>(sql).await == expected).then_some(())).await;
     member.stop().await;
+}
+
+/// F21: after a failover the offset and the inbox are older, and no new record tells a worker that waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_back_is_noticed_by_a_worker_that_waits() {
+    let test = TestDb::with_topics(1).await;
+    let (log, topic) = miners(&test, EventLogKind::Postgres).await;
+    let event = Uuid::now_v7();
+    log.append(&topic, 0, &[record("t:u", "m", event)]).await.expect("appended");
+    let journal = Arc::new(Journal::default());
+    let member = Setup::of(&test, Arc::clone(&journal) as _).await.start();
+    let applied = async |times: usize| {
+        let enough = || journal.0.lock().expect("lock").len() == times;
+        until("applied", PATIENCE, async || enough().then_some(())).await;
+        let stored = "select count(*) = 1 from consumer_offset, event_inbox where next_offset = 1";
+        until("and committed", PATIENCE, async || test.scalar::<bool>(stored).await.then_some(())).await;
+    };
+    applied(1).await;
+    test.execute("begin; delete from event_inbox; update consumer_offset set next_offset = 0; commit").await;
+    applied(2).await;
+    member.stop().await;
+    assert_eq!(*journal.0.lock().expect("lock"), [event, event]);
+}
+
+/// Fails the first time, and from then on works as long as it is told to, in a transaction that counts.
+struct Slow {
+    tries: AtomicUsize,
+    go_on: Semaphore,
+}
+
+#[async_trait]
+impl EventHandler for Slow {
+    fn consumes(&self, _: &str) -> bool {
+        true
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, _: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        if self.tries.fetch_add(1, Ordering::SeqCst) == 0 {
+            sqlx::query("select 1 / 0").execute(tx.conn()).await?;
+        }
+        sqlx::query("insert into effects default values").execute(tx.conn()).await?;
+        self.go_on.acquire().await.expect("open").forget();
+        Ok(Vec::new())
+    }
+}
+
+/// F21: what the retry queue held before a failover is not what it holds now.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_failover_took_from_the_queue_is_not_applied_from_memory() {
+    let test = TestDb::with_topics(1).await;
+    test.execute("create table effects (n int); grant insert on effects to hi_worker").await;
+    let (log, topic) = miners(&test, EventLogKind::Postgres).await;
+    log.append(&topic, 0, &[record("t:u", "m", Uuid::now_v7())]).await.expect("appended");
+    let slow = Arc::new(Slow { tries: AtomicUsize::new(0), go_on: Semaphore::new(0) });
+    let member = Setup::of(&test, Arc::clone(&slow) as _).await.start();
+    let tried = async |times: usize| {
+        until("it is tried", PATIENCE, async || (slow.tries.load(Ordering::SeqCst) == times).then_some(()))
+            .await;
+    };
+    tried(2).await;
+    // The retry has begun. The database is one that has never heard of the event.
+    test.execute("delete from parked_event; delete from event_inbox").await;
+    slow.go_on.add_permits(1);
+    let undone = "select count(*) = 0 from pg_locks where relation = 'effects'::regclass";
+    until("the retry has ended", PATIENCE, async || test.scalar::<bool>(undone).await.then_some(())).await;
+    assert_eq!(test.scalar::<i64>("select count(*) from effects").await, 0);
+    // The offset is that of then, too, and the event comes from the log.
+    test.execute("update consumer_offset set next_offset = 0").await;
+    slow.go_on.add_permits(1);
+    let applied = "select count(*) = 1 from event_inbox where outcome = 'applied'";
+    until("applied", PATIENCE, async || test.scalar::<bool>(applied).await.then_some(())).await;
+    member.stop().await;
+    assert_eq!(test.scalar::<i64>("select count(*) from effects").await, 1, "once");
+    assert_eq!(slow.tries.load(Ordering::SeqCst), 3);
 }
 
 /// Of each owner the events in the order in which they were committed, each once.

@@ -1,8 +1,12 @@
 //! Kafka's own group protocol: members join, share, hand over and leave, and Kafka's tools and consumers see it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::processes::{GROUP, LEADS, WORKS, inbox_holds, on_kafka, on_kafka_with, ready};
 use crate::support::broker::{Broker, Settings, tool};
@@ -103,26 +107,62 @@ async fn a_stop_hands_over_without_a_duplicate() {
     }
 }
 
-/// F12.
+/// How long the storm of F12 lasts, how often somebody comes, and how many guests there are at once.
+const STORM: Duration = Duration::from_secs(60);
+const COMES_EVERY: Duration = Duration::from_millis(500);
+const GUESTS: usize = 3;
+
+/// F12. A member gives a partition back only once its batch is committed or rolled back: whoever gets it next finds
+/// nothing begun, and nobody is ever fenced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_joins_and_leaves_loses_and_doubles_nothing() {
-    let test = on_kafka().await;
+    let test = Arc::new(on_kafka().await);
     let _publisher = Process::start(&test.environment, &["publish"], LEADS).await;
     let steady = Member::start(&test).await;
     let writer = test.keep_writing();
-    for round in 0..8 {
-        let guest = Member::start(&test).await;
-        if round % 2 == 0 {
-            // Some go before they were given anything, others in the middle of their work.
-            test.shared(&[3, 3]).await;
+    let (began, mut ticks) = (Instant::now(), interval(COMES_EVERY));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut guests, mut stays) = (JoinSet::new(), Vec::new());
+    for n in 0.. {
+        if began.elapsed() >= STORM {
+            break;
         }
-        guest.stop().await;
+        // One comes, and if there are enough, one goes: in the middle of its work, or before it was given anything.
+        tokio::select! {
+            _ = ticks.tick(), if guests.len() < GUESTS => {
+                let (test, works) = (Arc::clone(&test), n % 3 != 0);
+                guests.spawn(async move {
+                    let mut guest = Member::start(&test).await;
+                    if works {
+                        guest.process.says(WORKS).await;
+                    }
+                    guest.stop().await
+                });
+            }
+            Some(stay) = guests.join_next() => stays.push(stay.expect("a guest")),
+        }
     }
     drop(writer);
+    while let Some(stay) = guests.join_next().await {
+        stays.push(stay.expect("a guest"));
+    }
     test.shared(&[PARTITIONS]).await;
     test.everything_is_applied_once().await;
     assert_eq!(steady.metric("hashinsight_events_duplicate_total").await, 0.0);
-    assert_eq!(test.scalar::<i64>("select count(*) from group_slot").await, 2, "slots are used again");
+    assert_eq!(steady.metric("hashinsight_fenced_commits_total").await, 0.0);
+    assert_eq!(
+        test.scalar::<i64>("select sum(incarnation)::bigint from group_slot").await,
+        0,
+        "all left by themselves"
+    );
+    let slots: i64 = test.scalar("select count(*) from group_slot").await;
+    assert!((2..=1 + GUESTS as i64).contains(&slots), "slots are used again: {slots}");
+    let worked = stays.iter().filter(|said| said.contains(WORKS)).count();
+    assert!(stays.len() >= 20 && worked >= stays.len() / 2, "{worked} of {} guests worked", stays.len());
+    stays.push(steady.stop().await);
+    for said in stays {
+        assert!(!said.contains("another member has the partition") && !said.contains("cut off"), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

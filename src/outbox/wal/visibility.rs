@@ -9,8 +9,6 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use tokio::time::sleep;
 
-use crate::db::Db;
-
 /// Between two looks at what is usually over at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -30,9 +28,9 @@ struct Snapshot {
 }
 
 impl Visibility {
-    /// With a session of its own.
-    pub async fn open(db: &Db) -> Result<Self, sqlx::Error> {
-        Ok(Self { session: db.worker_session(&[]).await?, seen: Snapshot::default() })
+    /// As this session sees it.
+    pub fn of(session: PgConnection) -> Self {
+        Self { session, seen: Snapshot::default() }
     }
 
     /// Returns when everybody sees what these transactions, which are committed, have written.

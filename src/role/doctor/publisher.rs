@@ -24,6 +24,18 @@ pub(super) fn judge(facts: &Progress, debezium: bool) -> Check {
             "`hashinsight publish --rebase`",
         );
     }
+    if let (Some(led_on), Some(timeline)) = (facts.led_on, facts.timeline)
+        && led_on != timeline
+    {
+        return Check::warning(
+            name,
+            format!(
+                "the server was promoted, or restored to a point in time, since somebody led: timeline {led_on} is now \
+                 {timeline}; {count} events wait"
+            ),
+            "start `hashinsight publish`, and see \"Failover\" in the README",
+        );
+    }
     match (facts.leads, debezium) {
         (true, _) if facts.observes && late => Check::failed(
             name,
@@ -72,6 +84,8 @@ mod tests {
             leads: true,
             observes: false,
             same_cluster: true,
+            led_on: Some(2),
+            timeline: Some(2),
             backlog: 0,
             oldest_seconds: None,
             stuck: 0,
@@ -87,6 +101,8 @@ mod tests {
             (Progress { leads: false, ..late.clone() }, true, Status::Warning, "nobody moves the cursor"),
             (Progress { observes: true, ..facts.clone() }, true, Status::Ok, "the cursor follows"),
             (Progress { observes: true, ..late }, true, Status::Failed, "is to publish, but 2"),
+            (Progress { led_on: Some(1), ..facts.clone() }, false, Status::Warning, "timeline 1 is now 2"),
+            (Progress { led_on: None, ..facts.clone() }, false, Status::Ok, "one leads"),
             (Progress { same_cluster: false, ..facts.clone() }, false, Status::Failed, "another cluster"),
         ] {
             let check = judge(&facts, debezium);

@@ -9,7 +9,6 @@ mod role;
 mod run;
 mod schedule;
 mod stage;
-mod tap;
 mod watch;
 mod workload;
 

@@ -5,10 +5,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::schedule::{Fault, GUEST, Planned};
 use super::stage::Stage;
-use super::tap::Flow;
 use super::watch::micros;
 use crate::history::Hindered;
 use crate::support::proxy::Mode;
+use crate::support::tap::Flow;
 
 /// Returns when every fault is over, with what hindered whom. One that meets the victim of another waits until that is
 /// over.

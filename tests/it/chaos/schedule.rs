@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::tap::Flow;
 use crate::support::proxy::Mode;
+use crate::support::tap::Flow;
 
 pub(crate) const SERVER: &str = "serve";
 pub(crate) const PUBLISHERS: [&str; 2] = ["publisher-1", "publisher-2"];

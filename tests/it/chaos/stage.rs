@@ -14,10 +14,10 @@ use tokio::sync::Mutex;
 
 use super::role::Role;
 use super::schedule::{CONSUMERS, GUEST, PUBLISHERS, SERVER, Wire};
-use super::tap::Tap;
 use crate::history::{Topics, Witness};
 use crate::support::broker::{self, Broker, free_port};
 use crate::support::proxy::Proxy;
+use crate::support::tap::Tap;
 use crate::support::{Cluster, TestDb, service, settings};
 
 /// What a publisher says when it works.

@@ -1,7 +1,6 @@
 //! A PostgreSQL server of the test's own: for settings the shared one does not have, and for stopping and crashing it.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::api::until;
+use super::broker::free_port;
 
 /// Longer than a start with recovery takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -20,6 +20,9 @@ const SERVER_USER: &str = "postgres";
 /// A running server in a folder of its own; both are gone with this value.
 pub(crate) struct Cluster {
     folder: PathBuf,
+    /// Of the write-ahead log, where it is elsewhere.
+    wal: Option<PathBuf>,
+    log: PathBuf,
     port: u16,
     settings: Vec<(String, String)>,
     server: Option<Child>,
@@ -28,9 +31,18 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Makes a cluster and starts it, ready for logical replication unless `settings` say otherwise.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
-        let folder = std::env::temp_dir().join(super::unique("hi_cluster"));
+        Self::start_in(&std::env::temp_dir(), None, settings).await
+    }
+
+    /// As [`Cluster::start`], with its files in a folder below this one, and the write-ahead log below another.
+    pub(crate) async fn start_in(place: &Path, wal: Option<&Path>, settings: &[(&str, &str)]) -> Self {
+        let name = super::unique("hi_cluster");
+        let folder = place.join(&name);
+        let wal = wal.map(|wal| wal.join(format!("{name}_wal")));
+        let elsewhere = wal.as_ref().map(|wal| format!("--waldir={}", wal.display()));
         let made = as_server_user("initdb")
             .arg(format!("--pgdata={}", folder.display()))
+            .args(elsewhere)
             .args([
                 "--username=hashinsight",
                 "--auth=trust",
@@ -43,14 +55,65 @@ impl Cluster {
             .output()
             .expect("initdb");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        // Nobody else takes it until the server does.
-        let port =
-            TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a free port").port();
         let settings =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut cluster = Self { folder, port, settings, server: None };
+        let mut cluster = Self { log: log_of(&name), folder, wal, port: free_port(), settings, server: None };
         cluster.run().await;
         cluster
+    }
+
+    /// A hot standby of it, which receives what it writes without being waited for.
+    pub(crate) async fn standby(&self) -> Self {
+        let name = super::unique("hi_standby");
+        let folder = std::env::temp_dir().join(&name);
+        let copied = as_server_user("pg_basebackup")
+            .arg(format!("--pgdata={}", folder.display()))
+            .arg(format!("--dbname=host=127.0.0.1 port={} user=hashinsight", self.port))
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"])
+            .output()
+            .expect("pg_basebackup");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let (settings, log) = (self.settings.clone(), log_of(&name));
+        let mut standby = Self { folder, wal: None, log, port: free_port(), settings, server: None };
+        standby.run().await;
+        standby
+    }
+
+    /// Waits until a standby has everything that is committed here.
+    pub(crate) async fn is_followed_by(&self, standby: &Self) {
+        let mark = "select pg_logical_emit_message(true, 'test', 'mark')::text";
+        let mark: String = self.scalar(mark).await;
+        let there = format!("select pg_last_wal_replay_lsn() >= '{mark}'");
+        until("the standby has everything", DEADLINE, async || {
+            standby.scalar::<bool>(&there).await.then_some(())
+        })
+        .await;
+    }
+
+    /// A standby receives nothing more.
+    pub(crate) async fn cut_off(&self, standby: &Self) {
+        standby.execute("postgres", "alter system set primary_conninfo = ''").await;
+        standby.execute("postgres", "select pg_reload_conf()").await;
+        let receives =
+            "select exists (select from pg_stat_replication where application_name = 'walreceiver')";
+        until("the standby receives nothing", DEADLINE, async || {
+            (!self.scalar::<bool>(receives).await).then_some(())
+        })
+        .await;
+    }
+
+    /// Makes a primary of a standby.
+    pub(crate) async fn promote(&self) {
+        assert!(self.scalar::<bool>("select pg_promote(true, 60)").await, "promoted");
+    }
+
+    /// One value, asked of the database `postgres`.
+    async fn scalar<T>(&self, sql: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let mut conn = PgConnection::connect(&self.url("postgres")).await.expect("connected");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect(sql)
     }
 
     /// The address of one of its databases, as a superuser without a password.
@@ -120,7 +183,7 @@ impl Cluster {
     }
 
     async fn run(&mut self) {
-        let log = File::options().create(true).append(true).open(self.log()).expect("a log file");
+        let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
         let mut command = as_server_user("postgres");
         command.arg("-D").arg(&self.folder).args(["-c", &format!("port={}", self.port)]);
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
@@ -131,7 +194,7 @@ impl Cluster {
         let mut server = command.stdout(Stdio::null()).stderr(log).spawn().expect("postgres");
         until("the cluster answers", DEADLINE, async || {
             if let Some(status) = server.try_wait().expect("its status") {
-                panic!("{status}: {}", std::fs::read_to_string(self.log()).unwrap_or_default());
+                panic!("{status}: {}", self.said());
             }
             PgConnection::connect(&self.url("postgres")).await.ok()
         })
@@ -145,8 +208,25 @@ impl Cluster {
         until("the cluster has ended", DEADLINE, async || server.try_wait().expect("its status")).await;
     }
 
-    fn log(&self) -> PathBuf {
-        self.folder.with_extension("log")
+    /// Its log since the first start.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// After a crash it brought upon itself: starts it again unless it has done so alone, and waits until it answers.
+    pub(crate) async fn revive(&mut self) {
+        let mut server = self.server.take().expect("it was started");
+        let answers = until("the cluster answers or has ended", DEADLINE, async || {
+            if server.try_wait().expect("its status").is_some() {
+                return Some(false);
+            }
+            PgConnection::connect(&self.url("postgres")).await.ok().map(|_| true)
+        });
+        if answers.await {
+            self.server = Some(server);
+        } else {
+            self.run().await;
+        }
     }
 }
 
@@ -156,9 +236,16 @@ impl Drop for Cluster {
             send("QUIT", server.id());
             let _ = server.wait();
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
-        let _ = std::fs::remove_file(self.log());
+        for folder in [Some(&self.folder), self.wal.as_ref()].into_iter().flatten() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        let _ = std::fs::remove_file(&self.log);
     }
+}
+
+/// Beside the data: what is said about a disk that is full must not go there.
+fn log_of(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name).with_extension("log")
 }
 
 fn children(parent: u32) -> Vec<u32> {

@@ -52,12 +52,23 @@ impl TestDb {
     /// On a cluster of the test's own.
     pub(crate) async fn on(cluster: &Cluster, settings: BTreeMap<String, String>) -> Self {
         let name = format!("hi_test_{}", Uuid::now_v7().simple());
+        Self::at(cluster, &name, &cluster.url(&name), settings).await
+    }
+
+    /// On a cluster of the test's own that is reached through another port: without a question about encryption, so that
+    /// a connection begins by saying what it is for.
+    pub(crate) async fn behind(cluster: &Cluster, port: u16, settings: BTreeMap<String, String>) -> Self {
+        let name = format!("hi_test_{}", Uuid::now_v7().simple());
+        let url = format!("postgres://hashinsight@127.0.0.1:{port}/{name}?sslmode=disable");
+        Self::at(cluster, &name, &url, settings).await
+    }
+
+    async fn at(cluster: &Cluster, name: &str, url: &str, settings: BTreeMap<String, String>) -> Self {
         cluster.execute("postgres", &format!("create database {name}")).await;
-        let url = cluster.url(&name);
-        let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url.clone())]);
+        let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url.to_owned())]);
         let config = load_from(None, &environment).expect("valid").config;
         role::migrate::migrate(&config).await.expect("migrated");
-        Self::open(&url, &name, settings, None).await
+        Self::open(url, name, settings, None).await
     }
 
     async fn open(url: &str, prefix: &str, settings: BTreeMap<String, String>, name: Option<String>) -> Self {

@@ -44,6 +44,11 @@ impl Member {
         Self { process: Process::start(&environment, &GROUP, JOINED).await, metrics: free }
     }
 
+    /// Where it serves its metrics.
+    pub(crate) fn metrics(&self) -> &str {
+        &self.metrics
+    }
+
     /// The sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let url = format!("http://{}/metrics", self.metrics);

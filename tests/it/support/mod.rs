@@ -14,6 +14,9 @@ pub(crate) mod pipeline;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod publishing;
+pub(crate) mod skew;
+pub(crate) mod tap;
+pub(crate) mod volume;
 
 pub(crate) use api::{Answer, TestApi, settings, token, unique, until, written};
 pub(crate) use cluster::Cluster;

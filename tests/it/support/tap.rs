@@ -1,6 +1,7 @@
-//! The way of one process to the database: open, stalled or broken. It knows nothing of what goes through.
+//! The way to a server: open, stalled or broken, and to which of several. It knows nothing of what goes through.
 
 use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,6 +24,14 @@ pub(crate) enum Flow {
 pub(crate) struct Tap {
     pub(crate) port: u16,
     flow: watch::Sender<Flow>,
+    aim: Arc<Mutex<Aim>>,
+}
+
+/// Where connections go, by port.
+struct Aim {
+    server: u16,
+    /// Those that begin by saying this, and where they go.
+    diverted: Option<(&'static str, u16)>,
 }
 
 impl Tap {
@@ -30,15 +39,29 @@ impl Tap {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (flow, current) = watch::channel(Flow::Open);
+        let aim = Arc::new(Mutex::new(Aim { server, diverted: None }));
+        let aims = Arc::clone(&aim);
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((client, _)) => drop(tokio::spawn(connection(client, server, current.clone()))),
+                    Ok((client, _)) => {
+                        drop(tokio::spawn(connection(client, Arc::clone(&aims), current.clone())));
+                    }
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 }
             }
         });
-        Self { port, flow }
+        Self { port, flow, aim }
+    }
+
+    /// Connections from now on go to the server at this port; those that are open stay where they are.
+    pub(crate) fn aim(&self, server: u16) {
+        *self.aim.lock().expect("no panic") = Aim { server, diverted: None };
+    }
+
+    /// As [`Tap::aim`], but those that begin by saying `text` go to another.
+    pub(crate) fn divert(&self, server: u16, text: &'static str, elsewhere: u16) {
+        *self.aim.lock().expect("no panic") = Aim { server, diverted: Some((text, elsewhere)) };
     }
 
     pub(crate) fn set(&self, flow: Flow) {
@@ -46,7 +69,21 @@ impl Tap {
     }
 }
 
-async fn connection(mut client: TcpStream, server: u16, mut flow: watch::Receiver<Flow>) {
+/// The server that a connection is meant for.
+async fn server_of(client: &TcpStream, aim: &Mutex<Aim>) -> u16 {
+    let diverted = aim.lock().expect("no panic").diverted;
+    if let Some((text, elsewhere)) = diverted {
+        let mut said = vec![0; 4 << 10];
+        let length = client.peek(&mut said).await.unwrap_or_default();
+        if said[..length].windows(text.len()).any(|window| window == text.as_bytes()) {
+            return elsewhere;
+        }
+    }
+    aim.lock().expect("no panic").server
+}
+
+async fn connection(mut client: TcpStream, aim: Arc<Mutex<Aim>>, mut flow: watch::Receiver<Flow>) {
+    let server = server_of(&client, &aim).await;
     let server = TcpStream::connect(("127.0.0.1", server)).await;
     let both = server
         .and_then(|s| s.set_nodelay(true).map(|()| s))
