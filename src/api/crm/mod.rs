@@ -64,7 +64,7 @@ fn path<E: Entity>() -> String {
     format!("/api/crm/{}", E::PATH)
 }
 
-/// POST /api/crm/{entity}: 201 {success, <entity>_id, event_id, events, ...}, Location.
+/// POST /api/crm/{entity}: 201 {success, {entity}_id, event_id, events, ...}, Location.
 async fn create<E: Entity>(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<CrmWrite>,
@@ -114,7 +114,7 @@ async fn one<E: Entity>(
     Ok(Json(json!({"data": found})).into_response())
 }
 
-/// PATCH /api/crm/{entity}/{id}: {success, <entity>_id, event_id, events}; event_id is null when nothing changed.
+/// PATCH /api/crm/{entity}/{id}: {success, {entity}_id, event_id, events}; event_id is null when nothing changed.
 async fn update<E: Mutable>(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<CrmWrite>,
@@ -132,7 +132,7 @@ async fn update<E: Mutable>(
     Ok(Json(answer::<E>(done)).into_response())
 }
 
-/// POST /api/crm/{entity}/{id}/transitions {to, reason, ...}: {success, <entity>_id, event_id, events, ...}.
+/// POST /api/crm/{entity}/{id}/transitions {to, reason, ...}: {success, {entity}_id, event_id, events, ...}.
 async fn transition<E: Stateful>(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<CrmWrite>,
