@@ -251,7 +251,8 @@ fn take(lots: &mut [Lot], order: &[usize], sat: u64) -> Result<Vec<LotPart>, Eco
     Ok(parts)
 }
 
-/// `cost * part / whole`, rounded to 8 decimals, never more than the cost and all of it for the whole.
+/// `cost * part / whole`, rounded to 8 decimals, and all of the cost for the whole. The cost is booked, a multiple of the
+/// smallest amount, so that a part rounded up does not exceed it.
 fn prorated(cost_usd: Decimal, part: u64, whole: u64) -> Result<Decimal, EconomicsError> {
     const FIGURE: &str = "basis_usd";
     if part == whole {
@@ -264,7 +265,7 @@ fn prorated(cost_usd: Decimal, part: u64, whole: u64) -> Result<Decimal, Economi
         Some(_) => div(product([cost_usd, part], FIGURE)?, whole, FIGURE)?,
         None => product([div(cost_usd, whole, FIGURE)?, part], FIGURE)?,
     };
-    Ok(booked_usd(share).min(cost_usd))
+    Ok(booked_usd(share))
 }
 
 #[cfg(test)]

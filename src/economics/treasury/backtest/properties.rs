@@ -121,6 +121,27 @@ fn all_strategies_together_keep_their_books_under_every_method() {
 }
 
 #[test]
+fn nothing_looks_ahead() {
+    let (days, start) = (five_years(), start());
+    for kind in StrategyKind::ALL {
+        let strategy = Strategy::with_defaults(kind);
+        let rules = rules(vec![strategy.clone()]);
+        let whole = backtest(&days, &start, &rules).expect("in range");
+        for length in [20, 600, 1_300] {
+            let known = &days[..length];
+            let part = backtest(known, &start, &rules).expect("in range");
+            assert_eq!(part.strategies.equity_usd, whole.strategies.equity_usd[..length], "{kind}");
+            let set = std::slice::from_ref(&strategy);
+            let (then, later) = (Outlook::new(known, set), Outlook::new(&days, set));
+            for at in 0..length {
+                assert_eq!(then.hashprice_percentile(at), later.hashprice_percentile(at));
+                assert_eq!(then.puell_multiple(at), later.puell_multiple(at));
+            }
+        }
+    }
+}
+
+#[test]
 fn the_method_moves_gain_between_realised_and_unrealised_only() {
     use StrategyKind::{DcaOut, FixedShare, HalvingCycle, HashpriceCycle, OpexCoverage, TrailingStop};
     // None of them looks at the cost, so they sell alike under every method.

@@ -95,7 +95,7 @@ fn an_indivisible_cost_is_split_without_a_remainder() {
     let rest = sell(&sale.remaining, &fill(2, "1", "0"), &LotMethod::Lifo).expect("enough");
     assert_eq!(rest.basis_usd, d("0.66666667"));
     assert_eq!(rest.remaining, []);
-    // Rounded, two of three parts of the smallest amount would cost more than there is.
+    // Two of three satoshi that cost the smallest amount there is: rounded up, it is all of it.
     let dust = sell(&[lot(1, 3, "0.00000001")], &fill(2, "1", "0"), &LotMethod::Fifo).expect("enough");
     assert_eq!((dust.basis_usd, dust.remaining[0].cost_usd), (d("0.00000001"), d("0")));
     // A cost with more decimals than money has counts as booked.
