@@ -1,5 +1,5 @@
 //! Owns the economics of a mining fleet and its treasury: network revenue, energy, break-evens, payback, portfolio, lots,
-//! strategies, manual curtailment, anomalies, forecasts.
+//! strategies, curtailment, anomalies, forecasts.
 //! Promises pure, total functions over exact decimals (statistics: finite floats): no input or output, no clock, no panic; a figure that does not exist is `None`.
 //! May be called by every module of the crate; it imports none of them.
 //!
@@ -15,7 +15,7 @@
 //! | [`anomaly`] | failing miners: scores, checks against ratings, hysteresis, lost $/day |
 //! | [`forecast`] | difficulty, network hashrate and price by day, with intervals |
 //! | [`treasury`] | lots, inventory, selling strategies and their backtest |
-//! | [`curtailment`] | manual cuts, strike automation, the states of a plan |
+//! | [`curtailment`] | plans under a site's limits, manual cuts, strike automation, the states of a plan |
 //!
 //! Units in names: `_ths` TH/s, `_w` watt per miner, `_kw` kilowatt per fleet, `_kwh` kilowatt-hour, `_j_th` joule per
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
