@@ -76,9 +76,10 @@ async fn bury(
         tenant_id: text(header::TENANT_ID),
         user_id: payload.as_ref().and_then(|p| p.get("user_id")?.as_str()),
     };
-    error!(topic, partition, position, event_id = ?known.event_id, message, "an event cannot be published: it is a dead letter now");
     // An event that never reached the log has no offset there: its position stands for it.
     let place = Place { topic, partition, offset: position };
     let cause = Cause { class: "rejected", message, attempts: 1, first_failed_at: None };
-    dead_letter::bury(session, PUBLISHER, place, record, known, cause).await
+    dead_letter::bury(session, PUBLISHER, place, record, known, cause).await?;
+    error!(topic, partition, position, event_id = ?known.event_id, message, "an event cannot be published: it is a dead letter now");
+    Ok(())
 }

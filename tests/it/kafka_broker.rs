@@ -8,7 +8,7 @@ use hashinsight::log::kafka::KafkaLog;
 use hashinsight::log::{EventLog, FetchLimits, LogError, Record};
 
 use crate::support::broker::{Broker, Listener, Settings};
-use crate::support::kafka::{Fixture, configured, limits, record};
+use crate::support::kafka::{Fixture, PATIENCE, configured, limits, record};
 use crate::support::proxy::{Fate, Proxy, Rule, SASL_AUTHENTICATE};
 
 #[tokio::test]
@@ -49,12 +49,16 @@ async fn a_broker_that_is_frozen_meets_every_deadline_and_is_used_again_at_once(
     for _ in 0..3 {
         let started = Instant::now();
         let limits = FetchLimits { max_wait: Duration::from_millis(1), ..limits(1) };
-        let (append, bounds, describe, fetch) = tokio::join!(
-            async { log.append(topic, 0, &[record("b")]).await.expect_err("frozen").error },
-            async { log.bounds(topic, 0).await.expect_err("frozen") },
-            async { log.describe_topics(std::slice::from_ref(topic)).await.expect_err("frozen") },
-            async { tokio::time::timeout(deadline, log.fetch(topic, 0, 1, limits)).await },
-        );
+        let calls = async {
+            tokio::join!(
+                async { log.append(topic, 0, &[record("b")]).await.expect_err("frozen").error },
+                async { log.bounds(topic, 0).await.expect_err("frozen") },
+                async { log.describe_topics(std::slice::from_ref(topic)).await.expect_err("frozen") },
+                async { tokio::time::timeout(deadline, log.fetch(topic, 0, 1, limits)).await },
+            )
+        };
+        let answered = tokio::time::timeout(PATIENCE, calls).await;
+        let (append, bounds, describe, fetch) = answered.expect("every call has a deadline");
         for error in [append, bounds, describe] {
             assert!(matches!(error, LogError::Unavailable(_)), "{error}");
         }

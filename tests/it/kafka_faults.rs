@@ -16,6 +16,11 @@ use crate::support::service;
 /// NOT_LEADER_OR_FOLLOWER.
 const NOT_LEADER: i16 = 6;
 
+/// A call without a deadline would hold up the test for ever instead of failing it.
+async fn in_time<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, call).await.expect("a deadline of its own")
+}
+
 #[tokio::test]
 async fn a_broker_that_cannot_be_reached_is_one_clear_line() {
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -62,16 +67,17 @@ async fn a_broker_that_hangs_meets_the_deadline_and_is_used_again_once_it_answer
     proxy.set(Mode::Blackhole);
     for _ in 0..2 {
         let started = Instant::now();
-        let error = log.append(topic, 0, &[record("during")]).await.expect_err("no answer").error;
+        let error = in_time(log.append(topic, 0, &[record("during")])).await.expect_err("no answer").error;
         assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        let error = log.bounds(topic, 0).await.expect_err("no answer");
+        let error = in_time(log.bounds(topic, 0)).await.expect_err("no answer");
         assert!(matches!(error, LogError::Unavailable(_)), "{error}");
-        let error = log.describe_topics(std::slice::from_ref(topic)).await.expect_err("no answer");
+        let described = in_time(log.describe_topics(std::slice::from_ref(topic))).await;
+        let error = described.expect_err("no answer");
         assert!(matches!(error, LogError::Unavailable(_)), "{error}");
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
 
-    // What was connected stays silent for ever: only a new client gets through.
+    // What was connected stays silent for ever: only a new connection gets through.
     let connected = proxy.connections();
     proxy.set(Mode::Forward);
     log.append(topic, 0, &[record("after")]).await.expect("appended");
@@ -91,8 +97,8 @@ async fn an_append_whose_answer_is_lost_is_unavailable_though_it_happened() {
     proxy.rule(produce(&fixture.topic, 1, Fate::LoseAnswer));
     let (lost, other) = ([record("b")], [record("x")]);
     let (lost, other) = tokio::join!(
-        log.append(&fixture.topic, 0, &lost),
-        log.append(&fixture.topic, 1, &other), // another lane goes on
+        in_time(log.append(&fixture.topic, 0, &lost)),
+        in_time(log.append(&fixture.topic, 1, &other)), // another lane goes on
     );
     let failed = lost.expect_err("no answer");
     assert!(matches!(failed.error, LogError::Unavailable(_)), "{failed}");
@@ -130,7 +136,7 @@ async fn an_append_that_arrives_after_its_deadline_is_there_again() {
     log.append(&fixture.topic, 0, &[record("a")]).await.expect("appended");
     let arrives = CancellationToken::new();
     proxy.rule(produce(&fixture.topic, 1, Fate::HoldRequest(arrives.clone())));
-    let failed = log.append(&fixture.topic, 0, &[record("b")]).await.expect_err("no answer");
+    let failed = in_time(log.append(&fixture.topic, 0, &[record("b")])).await.expect_err("no answer");
     assert!(matches!(failed.error, LogError::Unavailable(_)), "{failed}");
     log.append(&fixture.topic, 0, &[record("b")]).await.expect("again, before anything newer");
     log.append(&fixture.topic, 0, &[record("c")]).await.expect("appended");
@@ -149,9 +155,9 @@ async fn one_lane_that_hangs_leaves_the_others_alone() {
     for round in 0..3 {
         let records = [record(format!("{round}"))];
         let (dead, one, two) = tokio::join!(
-            log.append(&fixture.topic, 0, &records),
-            log.append(&fixture.topic, 1, &records),
-            log.append(&fixture.topic, 2, &records),
+            in_time(log.append(&fixture.topic, 0, &records)),
+            in_time(log.append(&fixture.topic, 1, &records)),
+            in_time(log.append(&fixture.topic, 2, &records)),
         );
         assert!(matches!(dead.expect_err("no answer").error, LogError::Unavailable(_)));
         one.expect("appended");
@@ -204,6 +210,24 @@ async fn a_broker_that_is_gone_for_good_is_replaced_after_three_failures() {
         assert!(failures <= 3, "{failed}");
     }
     assert_eq!((failures, fixture.values().await), (3, vec!["a".to_owned(), "b".to_owned()]));
+    fixture.end().await;
+}
+
+/// The client asks for the leaders by a connection of its own, and keeps it when it is dead.
+#[tokio::test]
+async fn a_deadline_that_passes_replaces_the_client_with_every_connection_it_keeps() {
+    let fixture = Fixture::new(1).await;
+    let proxy = Proxy::before(&service("KAFKA_BROKERS")).await;
+    let log = fixture.through(proxy.address(), &[("PRODUCE_TIMEOUT_MS", "1000")]).await;
+    log.append(&fixture.topic, 0, &[record("a")]).await.expect("appended");
+    proxy.rule(produce(&fixture.topic, 1, Fate::Refuse(NOT_LEADER)));
+    proxy.rule(Rule { api_key: METADATA, lane: None, skip: 0, times: 1, fate: Fate::Swallow });
+    let looked_up = proxy.requests(METADATA);
+    let failed = in_time(log.append(&fixture.topic, 0, &[record("b")])).await.expect_err("who leads?");
+    assert!(matches!(failed.error, LogError::Unavailable(_)), "{failed}");
+    assert_eq!(proxy.requests(METADATA), looked_up + 1, "nobody said");
+    log.append(&fixture.topic, 0, &[record("b")]).await.expect("through a new client");
+    assert_eq!(fixture.values().await, ["a", "b"]);
     fixture.end().await;
 }
 

@@ -15,6 +15,7 @@ mod consumer_processes;
 mod crm;
 mod disk_full;
 mod doctor;
+mod doorbell;
 mod failover;
 mod golden;
 mod group_faults;

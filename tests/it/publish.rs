@@ -1,20 +1,28 @@
 //! Publishing through failures: real processes that are killed and frozen, brokers that are lost, lanes that are stuck.
 //! After each, every committed event is in Kafka at least once, in order per aggregate, and nothing else is.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use hashinsight::doorbell::Bell;
 use hashinsight::log::{FetchLimits, partition_of};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::broker::{Broker, Settings};
 use crate::support::cluster::{Cluster, program};
 use crate::support::kafka::{delete, spec};
-use crate::support::process::run;
+use crate::support::process::{Process, run};
 use crate::support::proxy::{Fate, PRODUCE, Proxy, Rule};
-use crate::support::publishing::{LEADS, Publishing, Writer, commit, ready, write_under_load};
-use crate::support::{TestDb, service};
+use crate::support::publishing::{LEADS, PATIENCE, Publishing, Writer, commit, ready, write_under_load};
+use crate::support::{TestDb, service, until};
+
+/// Of a publisher that has more to do than it can: what 100,000 events take is several times as much.
+const MOST_MEMORY: u64 = 64 << 20;
+
+/// A writer in another process that rings is published so soon by one that has nothing else to do.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// On the shared broker, with publishers that look every so often by themselves.
 async fn publishing(with: &[(&str, &str)]) -> Publishing {
@@ -44,6 +52,7 @@ from_both_sources! {
     killed_before_the_append_nothing_is_lost
     a_leader_that_is_frozen_is_replaced_and_fenced
     a_broker_that_is_killed_and_comes_back_gets_everything
+    a_leader_that_is_told_so_by_its_beat_or_by_its_cursor_stops
     one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_order
     a_transaction_of_100_000_events_passes_through_bounded_memory
 }
@@ -112,6 +121,46 @@ async fn a_leader_that_is_frozen_is_replaced_and_fenced(source: &str) {
     );
 }
 
+/// The server changes nothing of the cursor where this holds, as if another led.
+fn fenced_when(condition: &str) -> String {
+    format!(
+        "create or replace function change_nothing() returns trigger language plpgsql as 'begin return null; end'; \
+         create or replace trigger fenced before update on publisher_cursor for each row \
+         when (old.epoch = new.epoch and {condition}) execute function change_nothing()"
+    )
+}
+
+/// Each of the two is enough: the other one finds everything in order.
+async fn a_leader_that_is_told_so_by_its_beat_or_by_its_cursor_stops(source: &str) {
+    let mut publishing = publishing(&[]).await;
+    for by in ["old.beat <> new.beat", "old.beat = new.beat"] {
+        let mut publisher = publishing.publisher(source, ready(source)).await;
+        publishing.test.execute(&fenced_when(by)).await;
+        publishing.commit(1).await;
+        publisher.says("another publisher has taken the lead").await;
+        publishing.test.execute("drop trigger fenced on publisher_cursor").await;
+        publishing.commit(1).await;
+        publishing.everything_is_published().await;
+        publisher.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_in_postgres_takes_nothing_from_a_leader_whose_cursor_is_refused() {
+    let test = TestDb::with_topics(1).await;
+    let mut environment = test.environment.clone();
+    environment.insert("HASHINSIGHT__EVENT_LOG__KIND".to_owned(), "postgres".to_owned());
+    environment.insert("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS".to_owned(), "20".to_owned());
+    let mut publisher = Process::start(&environment, &["publish"], LEADS).await;
+    test.execute(&fenced_when("old.beat = new.beat")).await;
+    commit(&test.db, "miner.updated", 1, "m-0", json!({})).await;
+    publisher.says("another publisher has taken the lead").await;
+    let records = "select count(*) from log_record";
+    assert_eq!(test.scalar::<i64>(records).await, 0, "the records go with the cursor");
+    test.execute("drop trigger fenced on publisher_cursor").await;
+    until("it is published", PATIENCE, async || (test.scalar::<i64>(records).await == 1).then_some(())).await;
+}
+
 async fn a_broker_that_is_killed_and_comes_back_gets_everything(source: &str) {
     let mut broker = Broker::start(Settings::default()).await;
     let address = broker.address();
@@ -155,6 +204,28 @@ async fn a_broker_that_hangs_and_goes_on_gets_everything() {
     publishing.everything_is_published().await;
 }
 
+/// F03: whether a request without an answer was appended is not known, so nothing newer may pass it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_answer_comes_again_before_anything_newer() {
+    let kafka = service("KAFKA_BROKERS");
+    let proxy = Proxy::before(&kafka).await;
+    let with = [("HASHINSIGHT__KAFKA__PRODUCE_TIMEOUT_MS", "1000")];
+    let mut publishing = Publishing::on(&kafka, proxy.address(), &with).await;
+    let mut publisher = publishing.publisher("poll", LEADS).await;
+    for fate in [Fate::Swallow, Fate::LoseAnswer] {
+        proxy.rule(Rule { api_key: PRODUCE, lane: None, skip: 0, times: 1, fate });
+        publishing.commit(1).await;
+        publisher.says("handing over").await;
+        for _ in 0..3 {
+            publishing.commit(1).await;
+        }
+        publisher.says("no answer from Kafka").await;
+        publishing.everything_is_published().await;
+    }
+    let topic = publishing.topic("miner");
+    assert!(publishing.read_of(&topic).len() > 8, "one was appended, unknown to us, and came again");
+}
+
 async fn one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_order(source: &str) {
     let kafka = service("KAFKA_BROKERS");
     let proxy = Proxy::before(&kafka).await;
@@ -173,6 +244,7 @@ async fn one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_ord
     writer.stop().await;
     // The others come through all the same.
     let others = publishing.ids("select id from event_outbox where aggregate_type = 'crm'").await;
+    assert!(!others.is_empty());
     publishing.read_until_there(others.into_iter().collect()).await;
     publishing.holds("exists (select from outbox_stuck)").await;
     proxy.forget_rules();
@@ -204,7 +276,7 @@ async fn rows_left_behind_by_a_dead_leader_go_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_deleted_holds_up_nobody_else_and_is_served_when_it_is_back() {
+async fn a_topic_that_is_deleted_holds_up_nobody_else_and_is_served_when_it_is_back_with_other_partitions() {
     let mut publishing = publishing(&[("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "300")]).await;
     let mut publisher = publishing.publisher("poll", LEADS).await;
     publishing.commit(1).await;
@@ -219,15 +291,25 @@ async fn a_topic_that_is_deleted_holds_up_nobody_else_and_is_served_when_it_is_b
     assert!(!others.is_empty());
     publishing.read_until_there(others.into_iter().collect()).await;
 
-    publishing.forget(&miner);
     let kept = publishing.ids("select id from event_outbox join outbox_stuck using (position)").await;
-    publishing.log.ensure_topics(&[spec(&miner, 3)]).await.expect("made again");
-    publisher.says("the lane flows").await;
     assert!(!kept.is_empty());
+    publishing.log.ensure_topics(&[spec(&miner, 5)]).await.expect("made again");
+    publishing.made_anew(&miner, 5);
+    publisher.says("the lane flows").await;
     publishing.read_until_there(kept.into_iter().collect()).await;
-    let after = publishing.commit(1).await;
-    publishing.read_until_there([after].into()).await;
+    publishing.holds("not exists (select from outbox_stuck)").await;
+    let mut after = HashSet::new();
+    for owner in 0..12 {
+        after.insert(publishing.commit(owner).await);
+    }
+    publishing.read_until_there(after).await;
     assert_eq!(publishing.test.scalar::<i64>("select count(*) from outbox_stuck").await, 0);
+    for partition in 0..5 {
+        for record in publishing.read_in(&miner, partition) {
+            let key = record.key.as_deref().expect("a key");
+            assert_eq!(partition, partition_of(key, 5), "{}", String::from_utf8_lossy(key));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,8 +325,19 @@ async fn an_event_no_broker_takes_becomes_a_dead_letter_and_can_be_replayed() {
     let mut publisher = publishing.publisher("poll", LEADS).await;
     let db = publishing.test.db.clone();
     let before = publishing.commit(1).await;
+    publishing
+        .test
+        .execute(
+            "create function refuse() returns trigger language plpgsql as 'begin raise ''no letters today''; end'; \
+             create trigger refuse before insert on event_dlq for each row execute function refuse()",
+        )
+        .await;
     let large = commit(&db, "miner.updated", 1, "m-0", json!({"note": "x".repeat(100_000)})).await;
     let after = publishing.commit(1).await;
+    // What is neither published nor a letter is not passed over.
+    publisher.says("no letters today").await;
+    publisher.says(LEADS).await;
+    publishing.test.execute("drop trigger refuse on event_dlq").await;
     publisher.says("it is a dead letter now").await;
     publishing.read_until_there([before, after].into()).await;
     let letter: (String, Uuid, String, String, String, i64) = sqlx::query_as(
@@ -309,8 +402,14 @@ async fn an_event_no_broker_takes_becomes_a_dead_letter_and_can_be_replayed() {
 }
 
 async fn a_transaction_of_100_000_events_passes_through_bounded_memory(source: &str) {
-    let mut publishing = publishing(&[]).await;
-    let publisher = publishing.publisher(source, ready(source)).await;
+    let kafka = service("KAFKA_BROKERS");
+    let proxy = Proxy::before(&kafka).await;
+    let with = [("HASHINSIGHT__KAFKA__PRODUCE_TIMEOUT_MS", "20000")];
+    let mut publishing = Publishing::on(&kafka, proxy.address(), &with).await;
+    let mut publisher = publishing.publisher(source, ready(source)).await;
+    let answers = CancellationToken::new();
+    let fate = Fate::HoldAnswer(answers.clone());
+    proxy.rule(Rule { api_key: PRODUCE, lane: None, skip: 0, times: usize::MAX, fate });
     publishing
         .test
         .execute(
@@ -321,9 +420,22 @@ async fn a_transaction_of_100_000_events_passes_through_bounded_memory(source: &
              from (select gen_random_uuid() as id, n from generate_series(1, 100000) n offset 0) i",
         )
         .await;
+    // The broker takes nothing more, so the publisher reads until it has what it may have.
+    publisher.says("handing over").await;
+    let mut peak = publisher.peak_memory();
+    loop {
+        publishing.beats_on(3).await;
+        let grown = publisher.peak_memory();
+        if grown == peak {
+            break;
+        }
+        peak = grown;
+    }
+    assert!(peak < MOST_MEMORY, "{} MiB, and nothing is published", peak >> 20);
+    answers.cancel();
     publishing.everything_is_published().await;
     let peak = publisher.peak_memory();
-    assert!(peak < 150 << 20, "{} MiB", peak >> 20);
+    assert!(peak < MOST_MEMORY, "{} MiB", peak >> 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,22 +448,31 @@ async fn a_ring_of_another_process_is_heard_and_a_lost_one_costs_the_poll_interv
     let test = &publishing.test;
     test.lifecycle
         .spawn("doorbells", test.bells.clone().run(test.db.clone(), test.lifecycle.stopping().clone()));
-    for owner in 0..5 {
-        let id = publishing.commit(owner).await;
-        publishing.test.bells.ring(Bell::Outbox);
-        publishing.read_until_there([id].into()).await;
+    // The quickest of several: the machine is busy with other tests.
+    let mut quickest = Duration::MAX;
+    for _ in 0..20 {
+        let publishing = &publishing;
+        let commits = async {
+            publishing.commit(1).await;
+            publishing.test.bells.ring(Bell::Outbox);
+        };
+        quickest = quickest.min(publishing.time_to_append(1, commits).await);
     }
+    assert!(quickest < AT_ONCE, "{quickest:?}");
     publisher.kill().await;
     // Whoever commits and dies rings no bell.
     publishing
         .test
         .environment
-        .insert("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS".to_owned(), "50".to_owned());
+        .insert("HASHINSIGHT__PUBLISHER__POLL_INTERVAL_MS".to_owned(), "500".to_owned());
     let _publisher = publishing.publisher("poll", LEADS).await;
-    for owner in 0..3 {
-        let id = publishing.commit(owner).await;
-        publishing.read_until_there([id].into()).await;
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let commits = async { publishing.commit(1).await };
+        quickest = quickest.min(publishing.time_to_append(1, commits).await);
     }
+    // The interval varies by a fifth.
+    assert!(quickest < Duration::from_millis(600) + AT_ONCE, "{quickest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -508,11 +629,59 @@ async fn a_lost_replication_connection_is_replaced() {
     }
     writer.stop().await;
     publishing.everything_is_published().await;
-    // P follows the stream: a publisher that polls finds next to nothing left.
-    let newest: i64 = publishing.test.scalar("select max(position) from event_outbox").await;
-    publishing
-        .holds(&format!(
-            "(select pg_visible_in_snapshot(o.xid, c.published) from event_outbox o, publisher_cursor c where o.position = {newest})"
-        ))
-        .await;
+    // P follows the stream, which alone has seen this one: a publisher that polls finds next to nothing left.
+    let streamed = publishing.commit(1).await;
+    publishing.holds(&counts_as_published(streamed)).await;
+    publishing.everything_is_published().await;
+}
+
+/// An event is visible in P.
+fn counts_as_published(id: Uuid) -> String {
+    format!(
+        "(select pg_visible_in_snapshot(o.xid, c.published) from event_outbox o, publisher_cursor c where o.id = '{id}')"
+    )
+}
+
+/// The snapshot that is to become P may show more than was confirmed when it was taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cursor_behind_the_stream_passes_nothing_that_was_not_acknowledged() {
+    let kafka = service("KAFKA_BROKERS");
+    let proxy = Proxy::before(&kafka).await;
+    // Nothing is given up meanwhile.
+    let with = [
+        ("HASHINSIGHT__KAFKA__PRODUCE_TIMEOUT_MS", "120000"),
+        ("HASHINSIGHT__PUBLISHER__LANE_PATIENCE_MS", "600000"),
+    ];
+    let mut publishing = Publishing::on(&kafka, proxy.address(), &with).await;
+    let mut publisher = publishing.publisher("wal", ready("wal")).await;
+    let topic = publishing.topic("miner");
+    let rule = |partition: i32, fate: Fate| {
+        let lane = Some((topic.clone(), partition));
+        proxy.rule(Rule { api_key: PRODUCE, lane, skip: 0, times: usize::MAX, fate });
+    };
+    let answers = [CancellationToken::new(), CancellationToken::new()];
+    rule(0, Fate::HoldAnswer(answers[0].clone()));
+    rule(1, Fate::HoldAnswer(answers[1].clone()));
+    // NOT_ENOUGH_REPLICAS
+    rule(2, Fate::Refuse(19));
+    let mut ids = Vec::new();
+    for (partition, says) in [(0, "handing over"), (1, "handing over"), (2, "publishing failed")] {
+        let in_it = |owner: &usize| partition_of(format!("acme:owner-{owner}").as_bytes(), 3) == partition;
+        ids.push(publishing.commit((0..).find(in_it).expect("an owner")).await);
+        publisher.says(says).await;
+    }
+    for (partition, answer) in answers.iter().enumerate() {
+        // Long enough that a snapshot is due: with the first acknowledgement one is taken, which shows all three, and
+        // with the second it could become P.
+        publishing.beats_on(3).await;
+        answer.cancel();
+        publisher.says(&format!("handed over topic={topic:?} partition={partition}")).await;
+    }
+    publishing.beats_on(2).await;
+    let passed: bool = publishing.test.scalar(&format!("select {}", counts_as_published(ids[2]))).await;
+    assert!(!passed, "nobody would ever read it from the table");
+    publisher.kill().await;
+    proxy.forget_rules();
+    let _publisher = publishing.publisher("poll", LEADS).await;
+    publishing.everything_is_published().await;
 }

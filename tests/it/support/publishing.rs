@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hashinsight::config::EventLogKind;
 use hashinsight::db::Db;
-use hashinsight::log::{EventLog, FetchLimits, Record};
+use hashinsight::log::{EventLog, FetchLimits, Record, partition_of};
 use hashinsight::outbox::{self, NewEvent};
 use hashinsight::role::app::open_log;
 use hashinsight::role::topics;
@@ -20,7 +20,7 @@ use super::process::Process;
 use super::{TestDb, settings, until};
 
 /// Longer than a broker takes to come back on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) const LEADS: &str = "this publisher leads";
 
@@ -103,6 +103,11 @@ impl Publishing {
         commit(&self.test.db, "miner.updated", owner, "m-0", json!({})).await
     }
 
+    /// Of one partition.
+    pub(crate) fn read_in(&self, topic: &str, partition: i32) -> &[Record] {
+        self.partitions.get(&(topic.to_owned(), partition)).map_or(&[], Vec::as_slice)
+    }
+
     /// The records of a topic that were read so far.
     pub(crate) fn read_of(&self, topic: &str) -> Vec<&Record> {
         self.partitions
@@ -116,6 +121,7 @@ impl Publishing {
     /// aggregate, and that nothing is there that was not committed.
     pub(crate) async fn everything_is_published(&mut self) {
         let committed = self.ids("select id from event_outbox").await;
+        assert!(!committed.is_empty(), "nothing was to be published");
         self.read_until_there(committed.iter().copied().collect()).await;
         let committed: HashSet<Uuid> = committed.into_iter().collect();
         let mut seen = HashSet::new();
@@ -178,13 +184,37 @@ impl Publishing {
         join_all(reads).await
     }
 
-    /// The topic is about to be made anew: it will be read from its beginning.
-    pub(crate) fn forget(&mut self, topic: &str) {
-        for ((name, _), records) in &mut self.partitions {
-            if name == topic {
-                records.clear();
-            }
-        }
+    /// The topic was made anew: it will be read from its beginning.
+    pub(crate) fn made_anew(&mut self, topic: &str, partitions: i32) {
+        self.partitions.retain(|(name, _), _| name != topic);
+        self.partitions.extend((0..partitions).map(|partition| ((topic.to_owned(), partition), Vec::new())));
+    }
+
+    /// Waits until the leader has shown so many times more that it lives, a second apart: whatever needs no more than a
+    /// moment has happened.
+    pub(crate) async fn beats_on(&self, times: i64) {
+        let beat: i64 = self.test.scalar("select beat from publisher_cursor").await;
+        self.holds(&format!("(select beat >= {} from publisher_cursor)", beat + times)).await;
+    }
+
+    /// How long after `commits` has begun the next event of an owner's miners is in Kafka.
+    pub(crate) async fn time_to_append(&self, owner: usize, commits: impl Future) -> Duration {
+        let (topic, partition) =
+            (self.topic("miner"), partition_of(format!("acme:owner-{owner}").as_bytes(), 3));
+        let end = self.log.bounds(&topic, partition).await.expect("bounds").end;
+        let limits = FetchLimits { max_records: 1, max_bytes: 1 << 20, max_wait: PATIENCE };
+        let arrives = async {
+            let fetched = self.log.fetch(&topic, partition, end, limits).await.expect("read");
+            assert!(!fetched.records.is_empty(), "it never came");
+            Instant::now()
+        };
+        let began = async {
+            let began = Instant::now();
+            commits.await;
+            began
+        };
+        let (arrived, began) = tokio::join!(arrives, began);
+        arrived.duration_since(began)
     }
 }
 
