@@ -176,6 +176,9 @@ async fn free(conn: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
 
 /// Waits until no transaction is open that is open now.
 async fn settle(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // A snapshot lists what is open only below the newest id whose transaction has ended. One of our own that has ended, and
+    // not by a commit, which might have to wait: then everything that is open now is listed.
+    sqlx::raw_sql("begin; select pg_current_xact_id(); rollback").execute(&mut *conn).await?;
     let snapshot: String =
         sqlx::query_scalar("select pg_current_snapshot()::text").fetch_one(&mut *conn).await?;
     loop {

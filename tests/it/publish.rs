@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use hashinsight::doorbell::Bell;
 use hashinsight::log::{FetchLimits, partition_of};
+use hashinsight::outbox::wal::APPLICATION_NAME;
 use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -571,10 +573,9 @@ async fn an_event_is_not_published_before_it_can_be_seen() {
     let db = publishing.test.db.clone();
     let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
     publishing
-        .holds(
-            "exists (select from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database()) \
-             and exists (select from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn())",
-        )
+        .holds(&format!(
+            "{WAITS_FOR_A_STANDBY} and exists (select from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn())"
+        ))
         .await;
     assert!(!publishing.another_arrives(Duration::from_millis(500)).await, "published, and nobody sees it");
     cluster.execute("postgres", "alter system reset synchronous_standby_names").await;
@@ -582,6 +583,61 @@ async fn an_event_is_not_published_before_it_can_be_seen() {
     committing.await.expect("committed");
     publishing.everything_is_published().await;
 }
+
+/// While a slot is made, a commit may be on the disk before the slot begins and still wait for a synchronous standby: the
+/// slot does not deliver it, and the table does not show it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_a_standby_while_the_slot_is_made_is_published() {
+    let cluster = Cluster::start(&[]).await;
+    let kafka = service("KAFKA_BROKERS");
+    let test = TestDb::on(&cluster, Publishing::settings(&kafka, &[])).await;
+    let mut publishing = Publishing::of(test, &kafka).await;
+    let url = publishing.test.environment["DATABASE_URL"].clone();
+    // PostgreSQL makes a slot in two steps, each of which waits for what is open when it begins and for nothing later.
+    let mut first = open_transaction(&url).await;
+    let mut publisher = publishing.publisher("wal", "the replication slot is missing").await;
+    let waits_for = |(_, id): &(PgConnection, String)| {
+        format!("exists (select from pg_locks where transactionid::text = '{id}' and not granted)")
+    };
+    publishing.holds(&waits_for(&first)).await;
+    let mut second = open_transaction(&url).await;
+    cluster.execute("postgres", "alter system set synchronous_standby_names = 'nobody'").await;
+    cluster.execute("postgres", "select pg_reload_conf()").await;
+    publishing.holds("current_setting('synchronous_standby_names') = 'nobody'").await;
+    first.0.execute("rollback").await.expect("rolled back");
+    publishing.holds(&waits_for(&second)).await;
+    let db = publishing.test.db.clone();
+    let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
+    publishing.holds(WAITS_FOR_A_STANDBY).await;
+    second.0.execute("rollback").await.expect("rolled back");
+    // The slot is there, and the publisher asks whether what was open then still is; or it streams already.
+    let streams = "exists (select from pg_stat_replication)";
+    publishing
+        .holds(&format!(
+            "{streams} or exists (select from pg_stat_activity where application_name = '{APPLICATION_NAME}' \
+             and query like '%pg_snapshot_xip%')"
+        ))
+        .await;
+    let streams: bool = publishing.test.scalar(&format!("select {streams}")).await;
+    assert!(!streams, "the event is neither in the slot nor to be seen in the table");
+    cluster.execute("postgres", "alter system reset synchronous_standby_names").await;
+    cluster.execute("postgres", "select pg_reload_conf()").await;
+    committing.await.expect("committed");
+    publisher.says(ready("wal")).await;
+    publishing.everything_is_published().await;
+}
+
+/// A transaction that has its id, and the id.
+async fn open_transaction(url: &str) -> (PgConnection, String) {
+    let mut conn = PgConnection::connect(url).await.expect("connected");
+    conn.execute("begin").await.expect("begun");
+    let id = sqlx::query_scalar("select pg_current_xact_id()::text").fetch_one(&mut conn).await;
+    (conn, id.expect("an id"))
+}
+
+/// Somebody's commit is on the disk and not to be seen.
+const WAITS_FOR_A_STANDBY: &str =
+    "exists (select from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database())";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_somebody_else_reads_the_slot_the_table_is_polled() {
