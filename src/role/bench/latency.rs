@@ -55,9 +55,9 @@ pub async fn measure(
     writer: &Writer,
     load: &Load,
 ) -> anyhow::Result<Outcome<Latency>> {
-    // One event ahead of all: when it has arrived, the source is at work.
-    let (probe, ..) = writer.write(0).await?;
-    if let Outcome::Void(reason) = complete(running, destination, &HashSet::from([probe])).await? {
+    // Ahead of all: when these have arrived, the source is at work.
+    let first = writer.warm_up().await?;
+    if let Outcome::Void(reason) = complete(running, destination, &first).await? {
         return Ok(Outcome::Void(format!("before the load: {reason}")));
     }
     let before = running.usage()?;
@@ -69,8 +69,7 @@ pub async fn measure(
             ALLOWED_BEHIND.as_millis()
         )));
     }
-    let mut expected: HashSet<Uuid> = written.events.iter().map(|(id, _)| *id).collect();
-    expected.insert(probe);
+    let expected: HashSet<Uuid> = written.events.iter().map(|(id, _)| *id).chain(first).collect();
     let complete = match complete(running, destination, &expected).await? {
         Outcome::Measured(complete) => complete,
         Outcome::Void(reason) => return Ok(Outcome::Void(reason)),

@@ -2,12 +2,15 @@
 //!
 //! A generator that waited for its own slow writes would ask less of a system just when it is slow.
 
+use std::collections::HashSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde_json::json;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -54,6 +57,8 @@ pub struct Writer {
     pub bells: Doorbells,
     /// Carried by every event, as text.
     pub ballast: Arc<str>,
+    /// Of the pool: as many events can be written at the same time.
+    pub connections: usize,
 }
 
 impl Writer {
@@ -83,11 +88,36 @@ impl Writer {
         Ok(written)
     }
 
+    /// Opens every connection and writes an event on each: a new one reads the catalogue first, and a generator that does
+    /// so in its first second falls behind.
+    pub async fn warm_up(&self) -> anyhow::Result<HashSet<Uuid>> {
+        let all_begun = Arc::new(Barrier::new(self.connections));
+        let mut open = JoinSet::new();
+        for n in 0..self.connections {
+            let (writer, all_begun) = (self.clone(), Arc::clone(&all_begun));
+            open.spawn(async move { writer.write_when(n, all_begun.wait()).await });
+        }
+        let mut written = HashSet::with_capacity(self.connections);
+        while let Some(done) = open.join_next().await {
+            written.insert(done??.0);
+        }
+        Ok(written)
+    }
+
     /// One event in a transaction of its own; returns its id, when the transaction had begun, and how long it took.
     pub async fn write(&self, n: usize) -> anyhow::Result<(Uuid, Instant, Duration)> {
+        self.write_when(n, std::future::ready(())).await
+    }
+
+    async fn write_when<T>(
+        &self,
+        n: usize,
+        ready: impl Future<Output = T>,
+    ) -> anyhow::Result<(Uuid, Instant, Duration)> {
         let tenant: TenantId = format!("tenant-{}", n % TENANTS).parse()?;
         let user: UserId = format!("user-{}", n % USERS).parse()?;
         let mut tx = self.db.tenant(&tenant).await.context("the generator cannot write")?;
+        ready.await;
         let began = Instant::now();
         let event = NewEvent {
             kind: kind::MINER_UPDATED,

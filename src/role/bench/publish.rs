@@ -128,7 +128,12 @@ impl Bench {
         let ballast: String = (0..args.ballast).map(|_| random.alphanumeric()).collect();
         Ok(Self {
             name,
-            writer: Writer { db: db.clone(), bells, ballast: ballast.into() },
+            writer: Writer {
+                db: db.clone(),
+                bells,
+                ballast: ballast.into(),
+                connections: GENERATOR_CONNECTIONS as usize,
+            },
             starter: Starter { file, connect, broker: broker.clone() },
             recvlogical: ceilings::find_recvlogical().await,
             args,
