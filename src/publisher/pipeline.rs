@@ -22,7 +22,7 @@ use crate::outbox::stuck::{self, RowPlace};
 use crate::outbox::{Leadership, OutboxRow};
 
 /// In memory at most, unless a single batch is larger.
-const MOST_BYTES: usize = 8 << 20;
+const MOST_BYTES: usize = 6 << 20;
 
 /// What a row takes beside its payload: key, headers and what holds them together.
 const ROW_BYTES: usize = 1_024;

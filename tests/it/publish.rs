@@ -9,6 +9,7 @@ use hashinsight::log::{FetchLimits, partition_of};
 use hashinsight::outbox::wal::APPLICATION_NAME;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -224,8 +225,10 @@ async fn what_has_no_answer_comes_again_before_anything_newer() {
         publisher.says("no answer from Kafka").await;
         publishing.everything_is_published().await;
     }
-    let topic = publishing.topic("miner");
-    assert!(publishing.read_of(&topic).len() > 8, "one was appended, unknown to us, and came again");
+    // The broker may append the one of which we do not know long after the one that came again.
+    let twice = publishing.read_of(&publishing.topic("miner")).len() > 8
+        || publishing.another_arrives(PATIENCE).await;
+    assert!(twice, "one was appended, unknown to us, and came again");
 }
 
 async fn one_partition_that_fails_makes_way_for_the_others_and_catches_up_in_order(source: &str) {
@@ -568,14 +571,10 @@ async fn an_event_is_not_published_before_it_can_be_seen() {
     publishing.everything_is_published().await;
     cluster.execute("postgres", "alter system set synchronous_standby_names = 'nobody'").await;
     cluster.execute("postgres", "select pg_reload_conf()").await;
-    publishing.holds("current_setting('synchronous_standby_names') = 'nobody'").await;
 
-    let db = publishing.test.db.clone();
-    let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
+    let committing = commit_that_waits(&mut publishing).await;
     publishing
-        .holds(&format!(
-            "{WAITS_FOR_A_STANDBY} and exists (select from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn())"
-        ))
+        .holds("exists (select from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn())")
         .await;
     assert!(!publishing.another_arrives(Duration::from_millis(500)).await, "published, and nobody sees it");
     cluster.execute("postgres", "alter system reset synchronous_standby_names").await;
@@ -603,12 +602,9 @@ async fn a_commit_that_waits_for_a_standby_while_the_slot_is_made_is_published()
     let mut second = open_transaction(&url).await;
     cluster.execute("postgres", "alter system set synchronous_standby_names = 'nobody'").await;
     cluster.execute("postgres", "select pg_reload_conf()").await;
-    publishing.holds("current_setting('synchronous_standby_names') = 'nobody'").await;
     first.0.execute("rollback").await.expect("rolled back");
     publishing.holds(&waits_for(&second)).await;
-    let db = publishing.test.db.clone();
-    let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
-    publishing.holds(WAITS_FOR_A_STANDBY).await;
+    let committing = commit_that_waits(&mut publishing).await;
     second.0.execute("rollback").await.expect("rolled back");
     // The slot is there, and the publisher asks whether what was open then still is; or it streams already.
     let streams = "exists (select from pg_stat_replication)";
@@ -635,9 +631,25 @@ async fn open_transaction(url: &str) -> (PgConnection, String) {
     (conn, id.expect("an id"))
 }
 
-/// Somebody's commit is on the disk and not to be seen.
-const WAITS_FOR_A_STANDBY: &str =
-    "exists (select from pg_stat_activity where wait_event = 'SyncRep' and datname = current_database())";
+/// A commit that is on the disk and not to be seen, since no standby confirms it. Whether one is waited for is the
+/// checkpointer's to say, which may be slow to hear of it: what is committed before does not wait, and is read here.
+async fn commit_that_waits(publishing: &mut Publishing) -> JoinHandle<Uuid> {
+    let waits = "select exists (select from pg_stat_activity where wait_event = 'SyncRep' \
+                 and datname = current_database())";
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let db = publishing.test.db.clone();
+        let committing = tokio::spawn(async move { commit(&db, "miner.updated", 1, "m-0", json!({})).await });
+        while !committing.is_finished() {
+            if publishing.test.scalar::<bool>(waits).await {
+                return committing;
+            }
+        }
+        let id = committing.await.expect("committed");
+        publishing.read_until_there([id].into()).await;
+    }
+    panic!("no commit waits for a standby");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_somebody_else_reads_the_slot_the_table_is_polled() {
