@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hashinsight::config::EventLogKind;
 use hashinsight::db::Db;
 use hashinsight::log::{EventLog, FetchLimits, Record, partition_of};
@@ -87,11 +88,20 @@ impl Publishing {
     /// Whether a record beyond those that were read arrives within this time.
     pub(crate) async fn another_arrives(&self, within: Duration) -> bool {
         let limits = FetchLimits { max_records: 1, max_bytes: 1 << 20, max_wait: within };
-        let next = self.partitions.iter().map(|((topic, partition), read)| async move {
-            let fetched = self.log.fetch(topic, *partition, read.len() as i64, limits).await;
-            !fetched.expect("read").records.is_empty()
-        });
-        join_all(next).await.contains(&true)
+        let mut next: FuturesUnordered<_> = self
+            .partitions
+            .iter()
+            .map(|((topic, partition), read)| async move {
+                let fetched = self.log.fetch(topic, *partition, read.len() as i64, limits).await;
+                !fetched.expect("read").records.is_empty()
+            })
+            .collect();
+        while let Some(arrived) = next.next().await {
+            if arrived {
+                return true;
+            }
+        }
+        false
     }
 
     pub(crate) fn topic(&self, aggregate: &str) -> String {
