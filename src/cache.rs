@@ -1,9 +1,9 @@
 //! Owns the copies of read models that are served without asking the database.
 //! Promises that an older version never replaces a newer one, and that a broken cache costs time, never an answer.
-//! Called by the API (read) and by the consumer after its commit (invalidate). Only this room names fred and moka.
+//! Called by the API (read) and by the consumer after its commit (invalidate). Only this room names moka.
 //!
 //! A value is fresh for a while, then served stale for as long again while one task loads it anew. With Redis all
-//! processes share the values. Without, each process has its own and asks the database for the version before it
+//! processes share the values, and what all of them miss one of them loads. Without, each process has its own and asks the database for the version before it
 //! trusts one.
 
 use std::collections::{HashMap, HashSet};
@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::OnceCell;
-use tracing::{debug, info};
+use tracing::debug;
 
-use crate::config::{Config, ConfigError, RedisConfig};
+use crate::config::CacheConfig;
 use crate::identifier::{TenantId, UserId};
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
+use crate::redis::Redis;
 
 mod memory;
 mod redis;
@@ -129,43 +130,24 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The version of the Redis of a configuration, asked once.
-pub async fn probe(url: &str, config: &RedisConfig) -> Result<String, String> {
-    redis::probe(url, Duration::from_millis(config.command_timeout_ms)).await
-}
-
 impl Cache {
-    /// The cache that the configuration names. Takes no longer than a command's time-out: a Redis that does not answer
-    /// is used once it does.
-    ///
-    /// # Errors
-    /// An address of Redis that is none.
-    pub async fn connect(config: &Config, lifecycle: &Lifecycle) -> Result<Arc<Self>, ConfigError> {
-        let fresh = Duration::from_secs(config.cache.portfolio_fresh_seconds);
+    /// A cache in Redis, or without one in this process.
+    pub fn new(config: &CacheConfig, redis: Option<Arc<Redis>>, lifecycle: &Lifecycle) -> Arc<Self> {
+        let fresh = Duration::from_secs(config.portfolio_fresh_seconds);
         // As long again it is served stale.
         let kept = fresh * 2;
-        let store = match config.redis.url() {
-            Some(url) => Store::Redis(
-                RedisStore::connect(
-                    url,
-                    Duration::from_millis(config.redis.command_timeout_ms),
-                    kept,
-                    lifecycle,
-                )
-                .await?,
-            ),
-            None => {
-                info!("REDIS_URL is not set: the cache is in this process");
-                Store::Memory(MemoryStore::new(config.cache.memory_max_entries, kept))
-            }
+        let patience = Duration::from_millis(config.load_wait_ms);
+        let store = match redis {
+            Some(redis) => Store::Redis(RedisStore::new(redis, kept, patience, lifecycle)),
+            None => Store::Memory(MemoryStore::new(config.memory_max_entries, kept)),
         };
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             store,
             fresh,
             lifecycle: lifecycle.clone(),
             flights: Mutex::default(),
             refreshing: Mutex::default(),
-        }))
+        })
     }
 
     /// The value of a key: from the store while fresh, from the store and refreshed behind the answer while stale,
@@ -225,6 +207,11 @@ impl Cache {
         flight
             .cell
             .get_or_try_init(|| async {
+                if let Store::Redis(redis) = &self.store
+                    && let Some(entry) = redis.loaded_elsewhere(key).await
+                {
+                    return Ok(entry);
+                }
                 let entry = origin.load().await?;
                 self.put(key, &entry).await;
                 Ok(entry)

@@ -221,6 +221,7 @@ impl GroupConfig {
 #[derive(Debug, Clone, Deserialize)]
 pub struct CacheConfig {
     pub portfolio_fresh_seconds: u64,
+    pub load_wait_ms: u64,
     pub memory_max_entries: u64,
 }
 
@@ -446,6 +447,7 @@ impl Config {
         self.check_retention()?;
         within("group.renew_interval_ms", self.group.renew_interval_ms, 10, 60_000)?;
         within("cache.portfolio_fresh_seconds", self.cache.portfolio_fresh_seconds, 1, 86_400)?;
+        within("cache.load_wait_ms", self.cache.load_wait_ms, 1, 10_000)?;
         within("cache.memory_max_entries", self.cache.memory_max_entries, 1, 100_000_000)?;
         within("server.request_timeout_ms", self.server.request_timeout_ms, 100, 600_000)?;
         within("server.header_timeout_ms", self.server.header_timeout_ms, 100, 600_000)?;

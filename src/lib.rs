@@ -29,7 +29,8 @@
 //! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |
 //!
-//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, partitions, telemetry. A test checks the table.
+//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, partitions, redis, telemetry.
+//! A test checks the table.
 
 // frame: knows no domain
 pub mod backoff;
@@ -40,6 +41,7 @@ pub mod identifier;
 pub mod lifecycle;
 pub mod metrics;
 pub mod partitions;
+pub mod redis;
 pub mod telemetry;
 
 // the flow

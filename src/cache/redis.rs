@@ -2,27 +2,22 @@
 //! Promises that of two values of a key the newer version stays, and that an error is a miss within the time-out.
 //! Called by the cache.
 //!
-//! A value is the text `<version>:<json>`; without JSON it is a mark that older versions are superseded. The age of a
-//! value is what its time to live has lost.
+//! A value is the text `<version>:<json>`; without JSON it is a mark that older versions are superseded. While a process
+//! loads what is missing, the mark is `<version>?<process>?<until>:`, the time being Redis' own in milliseconds. Every
+//! later value or mark takes its place, so whoever reads after an invalidation waits for no load from before it. The age
+//! of a value is what its time to live has lost.
 
 use std::collections::HashMap;
-use std::fmt::Display;
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fred::clients::Client;
-use fred::interfaces::{ClientLike, FredResult, KeysInterface};
-use fred::types::config::{Config, ReconnectPolicy};
-use fred::types::scripts::Script;
-use fred::types::{Builder, Expiration, FromValue, InfoKind, SetOptions};
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::{Entry, Hit, Key, locked};
-use crate::config::{ConfigError, mask_userinfo};
 use crate::lifecycle::Lifecycle;
+use crate::redis::{FromValue, PAUSE, Redis, Script};
 
 const GET: &str = "\
     local known = redis.call('GET', KEYS[1]) \
@@ -43,39 +38,41 @@ const INVALIDATE: &str = "\
     redis.call('SET', KEYS[1], ARGV[1] .. ':', 'PX', ARGV[2]) \
     return 1";
 
-/// What an address may begin with.
-const SCHEMES: [&str; 6] =
-    ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
+/// Gives the value, or says that another process is loading it, or notes that this one is.
+const CLAIM: &str = "\
+    local known = redis.call('GET', KEYS[1]) \
+    local mark = known and string.match(known, '^([^:]*):$') or '0' \
+    if known and #known > #mark + 1 then return {'loaded', known} end \
+    local time = redis.call('TIME') \
+    local now = time[1] * 1000 + math.floor(time[2] / 1000) \
+    local process, ends = string.match(mark, '^%d+%?(.*)%?(%d+)$') \
+    if process and process ~= ARGV[1] and tonumber(ends) > now then return {'loading', ''} end \
+    local claim = string.format('%s?%s?%.0f:', string.match(mark, '^%d+'), ARGV[1], now + ARGV[2]) \
+    if known then redis.call('SET', KEYS[1], claim, 'KEEPTTL') \
+    else redis.call('SET', KEYS[1], claim, 'PX', ARGV[2]) end \
+    return {'ours', ''}";
 
-/// After a failure nothing is asked for this long: otherwise every request would wait for the time-out.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long one process that loads or refreshes a key keeps the others from it.
+const LOAD_CLAIM: Duration = Duration::from_secs(5);
 
-/// A connection on which an answer takes this long is given up.
-const UNRESPONSIVE: Duration = Duration::from_secs(2);
-
-/// How long one process's refresh of a key keeps the others from refreshing it, in milliseconds.
-const REFRESH_CLAIM_MS: i64 = 5_000;
+/// Between two looks for what another process loads.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct RedisStore {
-    client: Client,
+    redis: Arc<Redis>,
     get: Script,
     put: Script,
     invalidate: Script,
-    /// For log lines, without user information.
-    address: String,
-    timeout: Duration,
+    claim: Script,
+    /// The name of this process in claims.
+    process: String,
     kept: Duration,
+    /// How long a load waits for that of another process.
+    patience: Duration,
     lifecycle: Lifecycle,
-    health: Mutex<Health>,
     /// Invalidations that Redis has not confirmed: until it does, its copies of these keys are not believed.
     owed: Mutex<HashMap<Key, Owed>>,
-}
-
-#[derive(Debug, Default)]
-struct Health {
-    away: bool,
-    ask_again_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,83 +81,25 @@ struct Owed {
     since: Instant,
 }
 
-/// Asks Redis once for its version.
-pub(super) async fn probe(url: &str, command_timeout: Duration) -> Result<String, String> {
-    let (client, _) = client(url, command_timeout).map_err(|e| e.to_string())?;
-    let asked = async {
-        client.connect();
-        client.wait_for_connect().await?;
-        client.ping::<String>(None).await?;
-        client.info::<String>(Some(InfoKind::Server)).await
-    };
-    let answer = timeout(UNRESPONSIVE, asked).await;
-    // Not waited for: a server that does not answer does not hear it either.
-    drop(client);
-    let text = answer
-        .map_err(|_| format!("no answer within {} ms", UNRESPONSIVE.as_millis()))?
-        .map_err(|e| e.details().to_owned())?;
-    let version = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
-    Ok(version.unwrap_or("unknown").trim().to_owned())
-}
-
-/// A client that is not connected yet, and its address without user information.
-fn client(url: &str, command_timeout: Duration) -> Result<(Client, String), ConfigError> {
-    // Without a scheme there is no telling what of it is a password.
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    let address = scheme.map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
-    let refuse = |cause: &str| {
-        ConfigError(format!(
-            "redis.url = {address:?} is not allowed: {cause}; set REDIS_URL=redis://user:password@host:port/db"
-        ))
-    };
-    if !scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) {
-        return Err(refuse(&format!("the scheme must be one of {}", SCHEMES.join(", "))));
-    }
-    let mut config = Config::from_url(url).map_err(|e| refuse(e.details()))?;
-    // The first connection is retried like any later one.
-    config.fail_fast = false;
-    let client = Builder::from_config(config)
-        .with_performance_config(|c| c.default_command_timeout = command_timeout)
-        .with_connection_config(|c| {
-            c.connection_timeout = UNRESPONSIVE;
-            c.internal_command_timeout = UNRESPONSIVE;
-            c.max_command_attempts = 1;
-            c.unresponsive.max_timeout = Some(UNRESPONSIVE);
-            c.unresponsive.interval = UNRESPONSIVE / 4;
-        })
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2))
-        .build()
-        .map_err(|e| refuse(e.details()))?;
-    Ok((client, address))
-}
-
 impl RedisStore {
-    pub(super) async fn connect(
-        url: &str,
-        command_timeout: Duration,
+    pub(super) fn new(
+        redis: Arc<Redis>,
         kept: Duration,
+        patience: Duration,
         lifecycle: &Lifecycle,
-    ) -> Result<Arc<Self>, ConfigError> {
-        let (client, address) = client(url, command_timeout)?;
-        let store = Self {
-            client,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            redis,
             get: Script::from_lua(GET),
             put: Script::from_lua(PUT),
             invalidate: Script::from_lua(INVALIDATE),
-            address,
-            timeout: command_timeout,
+            claim: Script::from_lua(CLAIM),
+            process: Uuid::new_v4().simple().to_string(),
             kept,
+            patience,
             lifecycle: lifecycle.clone(),
-            health: Mutex::default(),
             owed: Mutex::default(),
-        };
-        store.client.connect();
-        match timeout(command_timeout, store.client.wait_for_connect()).await {
-            Ok(Ok(())) => info!(redis = store.address, "the cache is in Redis"),
-            Ok(Err(error)) => store.failed(&error),
-            Err(_) => store.failed(&"no connection within the command time-out"),
-        }
-        Ok(Arc::new(store))
+        })
     }
 
     pub(super) async fn get(&self, key: &Key) -> Option<Hit> {
@@ -169,12 +108,25 @@ impl RedisStore {
         }
         let found: Option<(String, i64)> = self.eval(&self.get, key, Vec::new()).await?;
         let (text, left_ms) = found?;
-        let (version, json) = text.split_once(':').filter(|(_, json)| !json.is_empty())?;
         let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or_default());
-        Some(Hit {
-            entry: Entry { json: json.into(), version: version.parse().ok()? },
-            age: self.kept.saturating_sub(left),
-        })
+        Some(Hit { entry: entry(&text)?, age: self.kept.saturating_sub(left) })
+    }
+
+    /// Waits while another process loads a key. What it loaded, or nothing: then it is for this one to load, and the
+    /// others wait.
+    pub(super) async fn loaded_elsewhere(&self, key: &Key) -> Option<Entry> {
+        let waiting = async {
+            while !locked(&self.owed).contains_key(key) {
+                let arguments = vec![self.process.clone(), LOAD_CLAIM.as_millis().to_string()];
+                let (state, text): (String, String) = self.eval(&self.claim, key, arguments).await?;
+                if state != "loading" {
+                    return entry(&text);
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+            None
+        };
+        timeout(self.patience, waiting).await.ok().flatten()
     }
 
     pub(super) async fn put(&self, key: &Key, entry: &Entry) {
@@ -203,10 +155,8 @@ impl RedisStore {
 
     /// Whether this process is the one to refresh a key.
     pub(super) async fn claim_refresh(&self, key: &Key) -> bool {
-        let (claim, expiry) = (format!("{key}:refresh"), Expiration::PX(REFRESH_CLAIM_MS));
-        let set =
-            self.client.set::<Option<String>, _, _>(claim, "1", Some(expiry), Some(SetOptions::NX), false);
-        self.ask(set).await.flatten().is_some()
+        let claim = self.redis.set_absent(format!("{key}:refresh"), "1".to_owned(), LOAD_CLAIM);
+        claim.await.unwrap_or(false)
     }
 
     /// Invalidates all at once and returns those that failed.
@@ -224,7 +174,7 @@ impl RedisStore {
         while !self.lifecycle.stopping().is_cancelled() {
             tokio::select! {
                 () = self.lifecycle.stopping().cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = sleep(PAUSE) => {}
             }
             let due: Vec<(Key, i64)> =
                 locked(&self.owed).iter().map(|(key, owed)| (key.clone(), owed.version)).collect();
@@ -250,43 +200,12 @@ impl RedisStore {
     }
 
     async fn eval<T: FromValue>(&self, script: &Script, key: &Key, arguments: Vec<String>) -> Option<T> {
-        self.ask(script.evalsha_with_reload(&self.client, key.to_string(), arguments)).await
+        self.redis.eval(script, vec![key.to_string()], arguments).await
     }
+}
 
-    /// The answer, or nothing when there is none in time.
-    async fn ask<T>(&self, command: impl Future<Output = FredResult<T>>) -> Option<T> {
-        if locked(&self.health).ask_again_at.is_some_and(|at| Instant::now() < at) {
-            return None;
-        }
-        // Without this the command would wait in a queue for the connection.
-        if !self.client.is_connected() {
-            self.failed(&"no connection");
-            return None;
-        }
-        match timeout(self.timeout, command).await {
-            Ok(Ok(answer)) => {
-                self.answered();
-                return Some(answer);
-            }
-            Ok(Err(error)) => self.failed(&error),
-            Err(_) => self.failed(&"no answer within the command time-out"),
-        }
-        None
-    }
-
-    fn answered(&self) {
-        let mut health = locked(&self.health);
-        health.ask_again_at = None;
-        if std::mem::take(&mut health.away) {
-            info!(redis = self.address, "Redis answers again");
-        }
-    }
-
-    fn failed(&self, error: &dyn Display) {
-        let mut health = locked(&self.health);
-        health.ask_again_at = Some(Instant::now() + PAUSE);
-        if !std::mem::replace(&mut health.away, true) {
-            warn!(redis = self.address, %error, "Redis does not answer: reads go to the database until it does");
-        }
-    }
+/// The entry that a stored text holds; a mark holds none.
+fn entry(text: &str) -> Option<Entry> {
+    let (version, json) = text.split_once(':').filter(|(_, json)| !json.is_empty())?;
+    Some(Entry { json: json.into(), version: version.parse().ok()? })
 }

@@ -24,6 +24,7 @@ use crate::outbox::wal::WalSettings;
 use crate::partitions::{self, Upkeep};
 use crate::projection::{self, Group};
 use crate::publisher::{Publisher, SlotOwner};
+use crate::redis::Redis;
 use crate::role::membership;
 
 /// A process: its configuration and what its roles have in common.
@@ -60,9 +61,14 @@ impl App {
         open_log(&self.config, kind, &self.db, &self.bells).await
     }
 
-    /// Connects the cache.
-    pub async fn cache(&self) -> anyhow::Result<Arc<Cache>> {
-        Ok(Cache::connect(&self.config, &self.lifecycle).await?)
+    /// Connects Redis, if there is one.
+    pub async fn redis(&self) -> anyhow::Result<Option<Arc<Redis>>> {
+        Ok(Redis::connect(&self.config.redis).await?)
+    }
+
+    /// The cache of this process.
+    pub fn cache(&self, redis: Option<Arc<Redis>>) -> Arc<Cache> {
+        Cache::new(&self.config.cache, redis, &self.lifecycle)
     }
 
     /// Starts the publisher; with the log in PostgreSQL also its retention.

@@ -8,7 +8,7 @@ pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
     let kind = config.event_log_kind(false)?;
     let app = App::open(config).await?;
     let log = app.log(kind).await?;
-    let cache = app.cache().await?;
+    let cache = app.cache(app.redis().await?);
     app.spawn_consumer(group, &log, &cache).await?;
     app.run().await
 }

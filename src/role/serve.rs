@@ -10,7 +10,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     config.event_log_kind(false)?;
     Verifier::new(&config.auth)?;
     let app = App::open(config).await?;
-    let cache = app.cache().await?;
+    let cache = app.cache(app.redis().await?);
     app.spawn_api(&cache).await?;
     app.run().await
 }

@@ -30,7 +30,7 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     let app = App::open(config).await?;
     let log = app.log(kind).await?;
     log.ensure_topics(&topics::specs(&app.config, kind)).await?;
-    let cache = app.cache().await?;
+    let cache = app.cache(app.redis().await?);
     app.spawn_publisher(&log)?;
     for group in projection::groups(assumptions(&app.config.economics)) {
         app.spawn_consumer(group.name, &log, &cache).await?;

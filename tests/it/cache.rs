@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use hashinsight::cache::{Cache, Entry, Key, Origin, Source};
 use hashinsight::config::{Config, load_from};
 use hashinsight::lifecycle::Lifecycle;
+use hashinsight::redis::Redis;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -16,20 +17,39 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{service, settings, unique, until};
 
+mod shared;
+
 /// Five times what a read without Redis may take.
 const SOON: Duration = Duration::from_secs(5);
 
-fn config(redis: &str) -> Config {
+/// A load that waits for another process does so for as long as this.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same of a process that has less of it.
+const HASTE: Duration = Duration::from_millis(200);
+
+fn config(redis: &str, patience: Duration) -> Config {
+    let patience = patience.as_millis().to_string();
     let environment = settings(&[
         ("REDIS_URL", redis),
         ("HASHINSIGHT__CACHE__PORTFOLIO_FRESH_SECONDS", "1"),
+        ("HASHINSIGHT__CACHE__LOAD_WAIT_MS", &patience),
         ("HASHINSIGHT__REDIS__COMMAND_TIMEOUT_MS", "500"),
     ]);
     load_from(None, &environment).expect("valid").config
 }
 
 async fn cache(redis: &str) -> Arc<Cache> {
-    Cache::connect(&config(redis), &Lifecycle::default()).await.expect("a cache")
+    cache_of(redis, PATIENCE, &Lifecycle::default()).await
+}
+
+async fn impatient_cache(redis: &str) -> Arc<Cache> {
+    cache_of(redis, HASTE, &Lifecycle::default()).await
+}
+
+async fn cache_of(redis: &str, patience: Duration, lifecycle: &Lifecycle) -> Arc<Cache> {
+    let config = config(redis, patience);
+    Cache::new(&config.cache, Redis::connect(&config.redis).await.expect("an address"), lifecycle)
 }
 
 /// Both kinds of store, with the source each one names.
@@ -360,7 +380,7 @@ async fn a_redis_that_falls_silent_costs_one_time_out() {
 async fn an_invalidation_that_redis_missed_is_made_up_for() {
     let way = Way::to_redis().await;
     let lifecycle = Lifecycle::default();
-    let through = Cache::connect(&config(&way.url), &lifecycle).await.expect("a cache");
+    let through = cache_of(&way.url, PATIENCE, &lifecycle).await;
     let direct = cache(&service("REDIS_URL")).await;
     let (key, row) = (key(), Row::new(1));
     read(&through, &key, &row).await;
@@ -391,7 +411,7 @@ async fn an_address_that_is_none_is_refused_by_name() {
     for url in
         ["nonsense", "redis://", "redis://host:port", "http://127.0.0.1:6379", "redis://u:hush@host:99999"]
     {
-        let refused = Cache::connect(&config(url), &Lifecycle::default()).await.expect_err(url).to_string();
+        let refused = Redis::connect(&config(url, PATIENCE).redis).await.expect_err(url).to_string();
         assert!(refused.contains("redis.url") && refused.contains("REDIS_URL"), "{refused}");
         assert!(!refused.contains("hush") && !refused.contains('\n'), "{refused}");
     }

@@ -99,7 +99,8 @@ fn only_one_file_names_each_edge() {
     for (needle, rooms) in [
         ("rskafka::", &["log"][..]),
         ("pgwire_replication::", &["outbox"]),
-        ("fred::", &["cache"]),
+        ("fred::", &["redis"]),
+        ("crate::redis", &["cache", "role"]),
         ("moka::", &["cache"]),
         ("tokio::spawn", &["lifecycle"]),
         (".begin()", &["db", "role"]),

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashinsight::cache::Cache;
 use hashinsight::config::EventLogKind;
 use hashinsight::consumer;
 use hashinsight::db::WorkerTx;
@@ -204,7 +203,7 @@ pub(crate) async fn member_on(
         db: test.db.clone(),
         log,
         bells: test.bells.clone(),
-        cache: Cache::connect(&test.config, &test.lifecycle).await.expect("cache"),
+        cache: test.cache().await,
         group,
         settings,
     };

@@ -1,8 +1,8 @@
 //! Redis: there, or not wanted.
 
 use super::{Check, Limit};
-use crate::cache;
 use crate::config::{Config, mask_userinfo};
+use crate::redis;
 
 const NAME: &str = "redis";
 
@@ -12,7 +12,7 @@ pub(super) async fn examine(config: &Config) -> Check {
     };
     // Without a scheme there is no telling what of it is a password.
     let address = url.split_once("://").map_or_else(|| "***".to_owned(), |_| mask_userinfo(url));
-    match Limit::start().ask(cache::probe(url, &config.redis)).await {
+    match Limit::start().ask(redis::probe(url, &config.redis)).await {
         Ok(version) => Check::ok(NAME, format!("Redis {version} at {address}")),
         Err(cause) => Check::failed(
             NAME,

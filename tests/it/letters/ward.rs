@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashinsight::cache::Cache;
 use hashinsight::config::EventLogKind;
 use hashinsight::consumer;
 use hashinsight::db::WorkerTx;
@@ -112,7 +111,7 @@ impl Ward {
             db: self.test.db.clone(),
             log: Arc::clone(&self.log),
             bells: self.test.bells.clone(),
-            cache: Cache::connect(&self.test.config, &self.test.lifecycle).await.expect("cache"),
+            cache: self.test.cache().await,
             group,
             settings,
         };

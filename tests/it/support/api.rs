@@ -121,7 +121,7 @@ impl TestApi {
         // Of its own: a test may stop one API and go on with the database.
         let lifecycle = Lifecycle::default();
         let bells = db.bells.clone();
-        let cache = Cache::connect(&db.config, &lifecycle).await.expect("a cache");
+        let cache = Cache::new(&db.config.cache, db.redis().await, &lifecycle);
         let api = Api::new(&db.config, db.db.clone(), Arc::clone(&cache), bells.clone()).expect("a secret");
         let listener = server::bind(&db.config.server).await.expect("a free port");
         let address = listener.local_addr().expect("an address");

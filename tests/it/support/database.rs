@@ -1,11 +1,14 @@
 //! A database of its own for every test, copied from a template that is migrated once per cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use hashinsight::cache::Cache;
 use hashinsight::config::{Config, load_from};
 use hashinsight::db::Db;
 use hashinsight::doorbell::Doorbells;
 use hashinsight::lifecycle::Lifecycle;
+use hashinsight::redis::Redis;
 use hashinsight::role;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -92,6 +95,16 @@ impl TestDb {
             lifecycle: Lifecycle::default(),
             name,
         }
+    }
+
+    /// The Redis of the configuration, if it names one.
+    pub(crate) async fn redis(&self) -> Option<Arc<Redis>> {
+        Redis::connect(&self.config.redis).await.expect("an address")
+    }
+
+    /// The cache of a process.
+    pub(crate) async fn cache(&self) -> Arc<Cache> {
+        Cache::new(&self.config.cache, self.redis().await, &self.lifecycle)
     }
 
     /// One value.

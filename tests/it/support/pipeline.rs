@@ -50,7 +50,7 @@ impl Pipeline {
         let app = App::open(test.config.clone()).await.expect("the app opens");
         let log = app.log(kind).await.expect("the log");
         log.ensure_topics(&topics::specs(&app.config, kind)).await.expect("topics");
-        let cache = app.cache().await.expect("the cache");
+        let cache = app.cache(app.redis().await.expect("an address"));
         app.spawn_publisher(&log).expect("the publisher");
         for group in [portfolio::GROUP, crm::GROUP] {
             app.spawn_consumer(group, &log, &cache).await.expect("the consumer");
