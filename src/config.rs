@@ -189,6 +189,8 @@ pub struct ConsumerConfig {
     pub transient_patience_ms: u64,
     pub statement_timeout_ms: u64,
     pub lock_timeout_ms: u64,
+    pub owner_locks: bool,
+    pub owner_lock_wait_ms: u64,
     pub inbox_retention_days: u32,
 }
 
@@ -442,6 +444,7 @@ impl Config {
         within("consumer.transient_patience_ms", self.consumer.transient_patience_ms, 100, 86_400_000)?;
         within("consumer.statement_timeout_ms", self.consumer.statement_timeout_ms, 10, 600_000)?;
         within("consumer.lock_timeout_ms", self.consumer.lock_timeout_ms, 1, 600_000)?;
+        within("consumer.owner_lock_wait_ms", self.consumer.owner_lock_wait_ms, 1, 10_000)?;
         // Less, and the API would call an event pending that was applied and forgotten.
         within("consumer.inbox_retention_days", self.consumer.inbox_retention_days, 38, 3_650)?;
         self.check_retention()?;

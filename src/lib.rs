@@ -19,13 +19,14 @@
 //! | connector | event, outbox, frame |
 //! | log | frame |
 //! | group | log (connections to brokers), frame |
-//! | consumer | log, group, inbox, dead_letter, projection, cache, event, outbox (what the log lost), publisher (its record), frame |
+//! | consumer | log, group, inbox, dead_letter, projection, cache, lock, event, outbox (what the log lost), publisher (its record), frame |
 //! | inbox | event, frame |
 //! | dead_letter | event, inbox, log, frame |
 //! | projection | event, economics, read_model, frame |
 //! | read_model | event, economics, frame |
 //! | lag | log, group (who lives), frame |
 //! | cache | frame |
+//! | lock | frame |
 //! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |
 //!
@@ -59,6 +60,7 @@ pub mod dead_letter;
 pub mod projection;
 pub mod read_model;
 pub mod cache;
+pub mod lock;
 pub mod lag;
 pub mod api;
 

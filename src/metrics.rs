@@ -13,6 +13,7 @@ const EVENTS_APPLIED: &str = "hashinsight_events_applied_total";
 const EVENTS_DUPLICATE: &str = "hashinsight_events_duplicate_total";
 const FENCED_COMMITS: &str = "hashinsight_fenced_commits_total";
 const RETRIES: &str = "hashinsight_retries_total";
+const OWNER_LOCKS: &str = "hashinsight_owner_locks_total";
 const CONSUMER_LAG: &str = "hashinsight_consumer_lag_records";
 const CONSUMER_STALLED: &str = "hashinsight_consumer_stalled";
 const CONSUMER_ALARMS: &str = "hashinsight_consumer_alarms_total";
@@ -94,6 +95,16 @@ pub fn fenced_commit(group: &str) {
 /// An attempt after a failed one.
 pub fn retry(group: &str, class: &str) {
     counter!(RETRIES, "group" => group.to_owned(), "class" => class.to_owned()).increment(1);
+}
+
+/// Locks of owners that a batch took, and those that somebody else held for longer than it waits.
+pub fn owner_locks(group: &str, taken: usize, refused: usize) {
+    for (result, count) in [("taken", taken), ("refused", refused)] {
+        if count > 0 {
+            let labels = [("group", group.to_owned()), ("result", result.to_owned())];
+            counter!(OWNER_LOCKS, &labels).increment(count as u64);
+        }
+    }
 }
 
 /// Records of a partition that a group has yet to apply; `None` when this process does not know any more.

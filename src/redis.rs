@@ -1,6 +1,6 @@
 //! Owns the connection to Redis: its address, its time-outs, and whether it answers.
 //! Promises that a command takes no longer than the time-out, and that a Redis which is away costs one a second.
-//! Called by the cache. Only this room names fred.
+//! Called by the cache and the locks, which share one connection of the process. Only this room names fred.
 //!
 //! No answer is `None` and no error: nobody who asks Redis may depend on it.
 
@@ -109,7 +109,7 @@ impl Redis {
     /// An address of Redis that is none.
     pub async fn connect(config: &RedisConfig) -> Result<Option<Arc<Self>>, ConfigError> {
         let Some(url) = config.url() else {
-            info!("REDIS_URL is not set: the cache is in this process");
+            info!("REDIS_URL is not set: cache and locks are in this process");
             return Ok(None);
         };
         let timeout_after = command_timeout(config);
@@ -122,6 +122,11 @@ impl Redis {
             Err(_) => redis.failed(&"no connection within the command time-out"),
         }
         Ok(Some(Arc::new(redis)))
+    }
+
+    /// Whether it is a cluster, which refuses a script about several keys: they may be on several of its nodes.
+    pub fn is_cluster(&self) -> bool {
+        self.client.is_clustered()
     }
 
     /// Runs a script on these keys.
@@ -178,7 +183,7 @@ impl Redis {
             warn!(
                 redis = self.address,
                 %error,
-                "Redis does not answer: reads go to the database until it does"
+                "Redis does not answer: until it does, reads go to the database and nothing is locked outside of it"
             );
         }
     }

@@ -85,17 +85,43 @@ impl Worker {
         batch: &[(i64, Record)],
         end: i64,
     ) -> Result<Option<Applied>, Failure> {
-        let group = &self.context.group;
         let decoded: Vec<Decoded<'_>> = batch
             .iter()
             .map(|(offset, record)| Decoded { offset: *offset, record, event: decode(record) })
             .collect();
 
-        let mut tx = self.context.db.worker().await?;
-        let Some(shown) = claim.advance(tx.conn(), end).await? else {
-            tx.rollback().await?;
-            return Ok(None);
-        };
+        let events: Vec<&Event> = decoded.iter().filter_map(|d| d.event.as_ref().ok()).collect();
+        let mut held = self.lock_owners(&events).await;
+        loop {
+            let mut tx = self.context.db.worker().await?;
+            let Some(filled) = held.guard(self.fill(&mut tx, claim, &decoded, end)).await else {
+                tx.rollback().await?;
+                held = self.without_locks().await;
+                continue;
+            };
+            let Some(applied) = filled? else {
+                tx.rollback().await?;
+                return Ok(None);
+            };
+            fail::fail_point!("consume.before_commit");
+            tx.commit().await?;
+            if decoded.iter().any(|d| d.event.is_err()) {
+                self.context.bells.ring(Bell::Letters);
+            }
+            return Ok(Some(applied));
+        }
+    }
+
+    /// Does the work of a batch in its transaction. `None`: another member has the partition.
+    async fn fill(
+        &self,
+        tx: &mut WorkerTx,
+        claim: &Claim,
+        decoded: &[Decoded<'_>],
+        end: i64,
+    ) -> Result<Option<Applied>, Failure> {
+        let group = &self.context.group;
+        let Some(shown) = claim.advance(tx.conn(), end).await? else { return Ok(None) };
         self.context.db.heard(shown);
         let waiting = parked::keys(tx.conn(), group.name, &self.partition).await?;
         let is_parked = |record: &Record| record.key.as_ref().is_some_and(|key| waiting.contains(key));
@@ -118,7 +144,7 @@ impl Worker {
         for (d, event) in &behind {
             parked::park(tx.conn(), group.name, &self.partition, d.offset, d.record, event, None).await?;
         }
-        for d in &decoded {
+        for d in decoded {
             if let Err(reason) = &d.event {
                 self.bury_undecodable(tx.conn(), d.offset, d.record, reason).await?;
             }
@@ -126,12 +152,7 @@ impl Worker {
         let keys = now.iter().filter(|_| self.health.is_watching()).filter_map(|(d, _)| d.record.key.clone());
         let keys: Vec<Vec<u8>> = keys.collect();
         let now: Vec<&Event> = now.iter().map(|(_, event)| *event).collect();
-        let dirty = if now.is_empty() { Vec::new() } else { self.handle(&mut tx, &now).await? };
-        fail::fail_point!("consume.before_commit");
-        tx.commit().await?;
-        if decoded.iter().any(|d| d.event.is_err()) {
-            self.context.bells.ring(Bell::Letters);
-        }
+        let dirty = if now.is_empty() { Vec::new() } else { self.handle(tx, &now).await? };
 
         let mut by_kind = BTreeMap::new();
         for event in &now {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  membership ─► supervisor ─► worker of a partition: retry what is parked, fetch, apply
-//!                                                        one transaction a batch:
+//!                                                        locks of the owners, one transaction a batch:
 //!                                                        fence, inbox, handler, dead letters
 //! ```
 
@@ -24,12 +24,14 @@ use crate::db::Db;
 use crate::dead_letter::{self, Relay};
 use crate::doorbell::Doorbells;
 use crate::group::{Membership, MembershipError, TopicPartition};
+use crate::lock::Locks;
 use crate::log::EventLog;
 use crate::projection::Group;
 
 mod apply;
 mod fetcher;
 mod health;
+mod locks;
 mod offset;
 mod parked;
 mod pause;
@@ -58,6 +60,7 @@ pub struct Context {
     pub log: Arc<dyn EventLog>,
     pub bells: Doorbells,
     pub cache: Arc<Cache>,
+    pub locks: Arc<Locks>,
     pub group: Group,
     pub settings: ConsumerConfig,
 }

@@ -3,6 +3,7 @@
 //! not matter.
 //! Called by the consumer, inside the transaction that admits the events.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,6 +23,15 @@ pub struct Dirty {
     pub tenant_id: TenantId,
     pub user_id: UserId,
     pub version: i64,
+}
+
+/// A row of a read model, of one user, that events ask to recompute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    pub tenant_id: TenantId,
+    pub user_id: UserId,
+    /// Which read model.
+    pub read_model: &'static str,
 }
 
 /// Why a handler could not apply.
@@ -69,6 +79,11 @@ impl HandlerError {
 pub trait EventHandler: Send + Sync {
     /// Whether a kind means anything here; others are acknowledged.
     fn consumes(&self, kind: &str) -> bool;
+
+    /// Who is recomputed by a batch, as far as its events name anybody: what concerns a whole tenant names nobody.
+    fn owners(&self, _events: &[&Event]) -> BTreeSet<Owner> {
+        BTreeSet::new()
+    }
 
     /// Applies a batch in the consumer's transaction and returns what changed.
     async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError>;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Dirty, EventHandler, HandlerError};
+use super::{Dirty, EventHandler, HandlerError, Owner};
 use crate::db::WorkerTx;
 use crate::economics::{self, Assumptions};
 use crate::event::{Event, kind};
@@ -31,6 +31,16 @@ struct Wanted {
 impl EventHandler for PortfolioHandler {
     fn consumes(&self, kind: &str) -> bool {
         portfolio::KINDS.contains(&kind)
+    }
+
+    fn owners(&self, events: &[&Event]) -> BTreeSet<Owner> {
+        let named = events.iter().filter(|e| self.consumes(&e.kind) && e.kind != kind::NETWORK_SNAPSHOT);
+        let owners = named.flat_map(|event| {
+            let owner =
+                |user_id| Owner { tenant_id: event.tenant_id.clone(), user_id, read_model: portfolio::NAME };
+            owners_of(event).into_iter().map(owner)
+        });
+        owners.collect()
     }
 
     async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {

@@ -15,6 +15,9 @@ use crate::identifier::UserId;
 /// The consumer group that keeps this read model.
 pub const GROUP: &str = "portfolio-recalc-group";
 
+/// The name of this read model in the keys of locks.
+pub const NAME: &str = "portfolio";
+
 /// The kinds that change this read model.
 pub const KINDS: &[&str] = &[
     kind::MINER_ADDED,

@@ -15,6 +15,7 @@ use crate::domain::miner::telemetry::Retention as TelemetryRetention;
 use crate::doorbell::Doorbells;
 use crate::economics::Assumptions;
 use crate::lifecycle::Lifecycle;
+use crate::lock::{Lease, Locks};
 use crate::log::EventLog;
 use crate::log::kafka::KafkaLog;
 use crate::log::postgres::{PostgresLog, run_retention};
@@ -71,6 +72,11 @@ impl App {
         Cache::new(&self.config.cache, redis, &self.lifecycle)
     }
 
+    /// The locks of this process.
+    pub fn locks(&self, redis: Option<Arc<Redis>>) -> Arc<Locks> {
+        Locks::new(redis, Lease::default(), &self.lifecycle)
+    }
+
     /// Starts the publisher; with the log in PostgreSQL also its retention.
     pub fn spawn_publisher(&self, log: &Arc<dyn EventLog>) -> anyhow::Result<()> {
         let behind = |owner, slot: &str| anyhow::Ok(Some((owner, WalSettings::new(&self.config, slot)?)));
@@ -107,6 +113,7 @@ impl App {
         group_name: &str,
         log: &Arc<dyn EventLog>,
         cache: &Arc<Cache>,
+        locks: &Arc<Locks>,
     ) -> anyhow::Result<()> {
         let group = group_named(group_name, assumptions(&self.config.economics))?;
         let protocol = membership::protocol(self, group.name, &**log).await?;
@@ -128,6 +135,7 @@ impl App {
             log: Arc::clone(log),
             bells: self.bells.clone(),
             cache: Arc::clone(cache),
+            locks: Arc::clone(locks),
             group,
             settings: self.config.consumer.clone(),
         };

@@ -8,7 +8,8 @@ pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
     let kind = config.event_log_kind(false)?;
     let app = App::open(config).await?;
     let log = app.log(kind).await?;
-    let cache = app.cache(app.redis().await?);
-    app.spawn_consumer(group, &log, &cache).await?;
+    let redis = app.redis().await?;
+    let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
+    app.spawn_consumer(group, &log, &cache, &locks).await?;
     app.run().await
 }

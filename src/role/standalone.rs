@@ -30,10 +30,11 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     let app = App::open(config).await?;
     let log = app.log(kind).await?;
     log.ensure_topics(&topics::specs(&app.config, kind)).await?;
-    let cache = app.cache(app.redis().await?);
+    let redis = app.redis().await?;
+    let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
     app.spawn_publisher(&log)?;
     for group in projection::groups(assumptions(&app.config.economics)) {
-        app.spawn_consumer(group.name, &log, &cache).await?;
+        app.spawn_consumer(group.name, &log, &cache, &locks).await?;
     }
     let address = app.spawn_api(&cache).await?;
     if !args.demo {

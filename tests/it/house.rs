@@ -100,7 +100,7 @@ fn only_one_file_names_each_edge() {
         ("rskafka::", &["log"][..]),
         ("pgwire_replication::", &["outbox"]),
         ("fred::", &["redis"]),
-        ("crate::redis", &["cache", "role"]),
+        ("crate::redis", &["cache", "lock", "role"]),
         ("moka::", &["cache"]),
         ("tokio::spawn", &["lifecycle"]),
         (".begin()", &["db", "role"]),

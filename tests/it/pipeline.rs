@@ -199,11 +199,13 @@ pub(crate) async fn member_on(
     consumer::register(&test.db, group.name, &partitions).await.expect("registered");
     let mut settings = test.config.consumer.clone();
     settings.retry_backoff_ms = 20;
+    let (cache, locks) = test.cache_and_locks().await;
     let context = consumer::Context {
         db: test.db.clone(),
         log,
         bells: test.bells.clone(),
-        cache: test.cache().await,
+        cache,
+        locks,
         group,
         settings,
     };

@@ -1,6 +1,7 @@
 //! Two caches of two processes on one Redis (CACHE-01): who loads, and whose value stays.
 
 use super::*;
+use crate::support::RedisServer;
 
 /// The caches of two processes.
 async fn pair() -> [Arc<Cache>; 2] {
@@ -127,4 +128,33 @@ async fn reads_here_and_invalidations_there_race_and_the_last_version_wins() {
         assert_eq!(read(&there, &key, &row).await.0, version);
         assert_eq!(read(&here, &key, &row).await.0, version);
     }
+}
+
+/// F30, for the cache.
+#[tokio::test]
+async fn a_redis_that_is_frozen_flushed_or_killed_costs_reads_of_the_row() {
+    let mut redis = RedisServer::start().await;
+    let (cache, key, row) = (cache(&redis.url()).await, key(), Row::new(1));
+    let is_used_again = async || {
+        until("values come from Redis", 6 * SOON, async || {
+            read(&cache, &key, &row).await.1.cache_hit.then_some(())
+        })
+        .await;
+    };
+    let is_done_without = async || {
+        let (version, metadata) = timeout(SOON, read(&cache, &key, &row)).await.expect("an answer");
+        assert_eq!((version, metadata.source), (1, Source::Database));
+    };
+    is_used_again().await;
+    redis.freeze();
+    is_done_without().await;
+    redis.thaw();
+    is_used_again().await;
+    redis.ask("FLUSHALL").await;
+    is_done_without().await;
+    is_used_again().await;
+    redis.kill();
+    is_done_without().await;
+    redis.restart().await;
+    is_used_again().await;
 }

@@ -107,11 +107,13 @@ impl Ward {
         consumer::register(&self.test.db, name, &partitions).await.expect("registered");
         let mut settings = self.test.config.consumer.clone();
         settings.retry_backoff_ms = pause.as_millis() as u64;
+        let (cache, locks) = self.test.cache_and_locks().await;
         let context = consumer::Context {
             db: self.test.db.clone(),
             log: Arc::clone(&self.log),
             bells: self.test.bells.clone(),
-            cache: self.test.cache().await,
+            cache,
+            locks,
             group,
             settings,
         };

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use hashinsight::config::{ConsumerConfig, EventLogKind};
 use hashinsight::consumer::{self, Context};
 use hashinsight::event::AggregateType;
-use hashinsight::group::{LeaseMembership, TopicPartition};
+use hashinsight::group::{LeaseMembership, Membership, TopicPartition};
 use hashinsight::log::{
     AppendError, Bounds, EventLog, FetchLimits, Fetched, LogError, Record, Topic, TopicDescription, TopicSpec,
 };
@@ -51,8 +51,12 @@ impl Setup {
         let (db, every) = (self.context.db.clone(), Duration::from_millis(50));
         let topics = self.partitions.iter().map(|partition| partition.topic.clone()).collect();
         let membership = LeaseMembership::new(db, "picky", name, every, topics);
+        self.start_as(Box::new(membership))
+    }
+
+    pub(crate) fn start_as(self, membership: Box<dyn Membership>) -> Member {
         let stop = CancellationToken::new();
-        let running = consumer::run(Arc::new(self.context), Box::new(membership), stop.clone());
+        let running = consumer::run(Arc::new(self.context), membership, stop.clone());
         Member { running: tokio::spawn(running), stop }
     }
 }

@@ -8,6 +8,7 @@ use hashinsight::config::{Config, load_from};
 use hashinsight::db::Db;
 use hashinsight::doorbell::Doorbells;
 use hashinsight::lifecycle::Lifecycle;
+use hashinsight::lock::{Lease, Locks};
 use hashinsight::redis::Redis;
 use hashinsight::role;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
@@ -102,9 +103,11 @@ impl TestDb {
         Redis::connect(&self.config.redis).await.expect("an address")
     }
 
-    /// The cache of a process.
-    pub(crate) async fn cache(&self) -> Arc<Cache> {
-        Cache::new(&self.config.cache, self.redis().await, &self.lifecycle)
+    /// What the roles of a process keep in Redis, or without one in memory.
+    pub(crate) async fn cache_and_locks(&self) -> (Arc<Cache>, Arc<Locks>) {
+        let redis = self.redis().await;
+        let cache = Cache::new(&self.config.cache, redis.clone(), &self.lifecycle);
+        (cache, Locks::new(redis, Lease::default(), &self.lifecycle))
     }
 
     /// One value.

@@ -50,10 +50,11 @@ impl Pipeline {
         let app = App::open(test.config.clone()).await.expect("the app opens");
         let log = app.log(kind).await.expect("the log");
         log.ensure_topics(&topics::specs(&app.config, kind)).await.expect("topics");
-        let cache = app.cache(app.redis().await.expect("an address"));
+        let redis = app.redis().await.expect("an address");
+        let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
         app.spawn_publisher(&log).expect("the publisher");
         for group in [portfolio::GROUP, crm::GROUP] {
-            app.spawn_consumer(group, &log, &cache).await.expect("the consumer");
+            app.spawn_consumer(group, &log, &cache, &locks).await.expect("the consumer");
         }
         let address = app.spawn_api(&cache).await.expect("the API");
         Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }
