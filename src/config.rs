@@ -38,6 +38,7 @@ pub struct Config {
     pub debezium: DebeziumConfig,
     pub consumer: ConsumerConfig,
     pub group: GroupConfig,
+    pub jobs: JobsConfig,
     pub cache: CacheConfig,
     pub auth: AuthConfig,
     pub server: ServerConfig,
@@ -218,6 +219,12 @@ impl GroupConfig {
             _ => None,
         }
     }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct JobsConfig {
+    pub poll_ms: u64,
+    pub lease_ms: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -449,6 +456,8 @@ impl Config {
         within("consumer.inbox_retention_days", self.consumer.inbox_retention_days, 38, 3_650)?;
         self.check_retention()?;
         within("group.renew_interval_ms", self.group.renew_interval_ms, 10, 60_000)?;
+        within("jobs.poll_ms", self.jobs.poll_ms, 10, 600_000)?;
+        within("jobs.lease_ms", self.jobs.lease_ms, 1_000, 3_600_000)?;
         within("cache.portfolio_fresh_seconds", self.cache.portfolio_fresh_seconds, 1, 86_400)?;
         within("cache.load_wait_ms", self.cache.load_wait_ms, 1, 10_000)?;
         within("cache.memory_max_entries", self.cache.memory_max_entries, 1, 100_000_000)?;

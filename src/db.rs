@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, FromRow, Postgres, Transaction};
 
 use crate::config::{Config, ConfigError, mask_userinfo};
 use crate::identifier::TenantId;
@@ -50,6 +50,9 @@ pub struct Db {
 
 /// Begins a transaction of a tenant; the tenant itself is bound in a statement of its own.
 const BEGIN_TENANT: &str = "begin; set local role hi_app";
+
+/// Begins a look across tenants, which writes nothing whatever the statement says.
+const BEGIN_LOOK: &str = "begin isolation level read committed read only; set local role hi_owner";
 
 /// Begins a transaction of the owner. Its locks are asked for briefly: a writer queued behind a waiting schema change
 /// would wait as well.
@@ -132,6 +135,26 @@ impl Db {
     pub async fn owner(&self) -> Result<OwnerTx, sqlx::Error> {
         let tx = self.pool.begin_with(BEGIN_OWNER).await?;
         Ok(OwnerTx { tx })
+    }
+
+    /// One look across tenants, with the owner's eyes and no right to write: for lists of tenants with something to do.
+    /// What is done about a tenant is done in a transaction of that tenant.
+    pub async fn across_tenants<T>(
+        &self,
+        statement: &'static str,
+        bound: &[&str],
+    ) -> Result<Vec<T>, sqlx::Error>
+    where
+        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let mut tx = self.pool.begin_with(BEGIN_LOOK).await?;
+        let mut query = sqlx::query_as(statement);
+        for value in bound {
+            query = query.bind((*value).to_owned());
+        }
+        let rows = query.fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(rows)
     }
 
     /// A connection of its own, for what lives as long as a session: an advisory lock.

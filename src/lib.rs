@@ -30,7 +30,7 @@
 //! | api | domain, economics, read_model, cache, dead_letter, event, frame |
 //! | role | everything |
 //!
-//! frame = backoff, config, db, doorbell, identifier, lifecycle, metrics, partitions, redis, telemetry.
+//! frame = backoff, config, db, doorbell, identifier, jobs, lifecycle, metrics, partitions, redis, telemetry.
 //! A test checks the table.
 
 // frame: knows no domain
@@ -39,6 +39,7 @@ pub mod config;
 pub mod db;
 pub mod doorbell;
 pub mod identifier;
+pub mod jobs;
 pub mod lifecycle;
 pub mod metrics;
 pub mod partitions;

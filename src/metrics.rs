@@ -22,6 +22,8 @@ const DEAD_LETTERS_OPEN: &str = "hashinsight_dead_letters_open";
 const OUTBOX_BACKLOG: &str = "hashinsight_outbox_backlog";
 const OUTBOX_OLDEST: &str = "hashinsight_outbox_oldest_seconds";
 const SLOT_RETAINED: &str = "hashinsight_slot_retained_bytes";
+const JOB_RUNS: &str = "hashinsight_job_runs_total";
+const JOB_TENANT_FAILURES: &str = "hashinsight_job_tenant_failures_total";
 const HTTP_DURATION: &str = "http_request_duration_seconds";
 
 /// Upper bounds of the histograms in seconds: from a commit next door to an outage.
@@ -136,6 +138,16 @@ fn of_partition(group: &str, topic: &str, partition: i32) -> Vec<Label> {
 /// A cached read: hit, stale or miss.
 pub fn cache_request(key: &'static str, result: &'static str) {
     counter!(CACHE_REQUESTS, "key" => key, "result" => result).increment(1);
+}
+
+/// A run of a job: ok, or failed for somebody.
+pub fn job_run(job: &'static str, result: &'static str) {
+    counter!(JOB_RUNS, "job" => job, "result" => result).increment(1);
+}
+
+/// A tenant for which a job failed.
+pub fn job_tenant_failed(job: &'static str) {
+    counter!(JOB_TENANT_FAILURES, "job" => job).increment(1);
 }
 
 /// An answered request, by its route pattern.

@@ -1,4 +1,4 @@
-//! `hashinsight consume --group G`: one member of one group.
+//! `hashinsight consume --group G`: one member of one group, and scheduled work in turn with the others.
 
 use crate::config::Config;
 use crate::role::app::App;
@@ -11,5 +11,6 @@ pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
     let redis = app.redis().await?;
     let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
     app.spawn_consumer(group, &log, &cache, &locks).await?;
+    app.spawn_jobs();
     app.run().await
 }

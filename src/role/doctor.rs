@@ -14,6 +14,7 @@ use crate::role::print_json;
 
 mod connect;
 mod database;
+mod jobs;
 mod kafka;
 mod publisher;
 mod redis;

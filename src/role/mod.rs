@@ -9,6 +9,7 @@ pub mod connector;
 pub mod consume;
 mod demo;
 pub mod doctor;
+pub mod jobs;
 pub mod lag;
 mod membership;
 pub mod migrate;

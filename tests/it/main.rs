@@ -24,6 +24,7 @@ mod group_kafka;
 mod history;
 mod house;
 mod http;
+mod jobs;
 mod kafka_broker;
 mod kafka_faults;
 mod kafka_log;

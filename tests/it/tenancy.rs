@@ -200,6 +200,11 @@ fn row_of(table: &str) -> Option<&'static str> {
              pipeline_weighted_usd, billed_usd, paid_usd, overdue_usd, tickets_open, event_id, computed_at) \
              values ($1, $2::uuid, 1, 0, 0, 0, 0, 0, 0, 0, gen_random_uuid(), now())"
         }
+        "scheduled_job_failure" => {
+            "with job as (insert into scheduled_job (name, schedule, next_run_at) values ('j', 's', now()) \
+             on conflict do nothing) insert into scheduled_job_failure (tenant_id, job, failures, retry_at, error) \
+             values ($1, 'j', 1, now(), $2)"
+        }
         _ => return None,
     })
 }

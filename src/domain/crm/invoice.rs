@@ -1,6 +1,6 @@
 //! Owns the invoices: what a customer owes, and by when.
 //! Promises that what is paid and the state of the invoice say the same, to the last decimal.
-//! Called by the API, by the signing of a contract and by payments; the clock by whoever runs scheduled work.
+//! Called by the API, by the signing of a contract and by payments; the clock by scheduled work.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -23,7 +23,7 @@ use crate::identifier::UserId;
 
 mod clock;
 
-pub use clock::{Swept, sweep};
+pub use clock::{InvoiceClock, Swept, sweep};
 
 const TOTAL: Names = &["total_usd", "total"];
 const DUE: Names = &["due_at"];

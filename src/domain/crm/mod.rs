@@ -1,6 +1,6 @@
 //! Owns the customers and what is sold to them: leads, accounts, deals, contracts, invoices, payments, tickets, assets.
 //! Promises that a state changes by a move of its table only, under the lock of its row, with event and audit row.
-//! Called by the API; the clock of [`invoice::sweep`] by whoever runs scheduled work.
+//! Called by the API; the clock of [`invoice::InvoiceClock`] by scheduled work.
 //!
 //! | file | content |
 //! |---|---|

@@ -3,7 +3,7 @@
 use chrono::Utc;
 use sqlx::PgConnection;
 
-use super::{Check, Limit, replication, tenancy};
+use super::{Check, Limit, jobs, replication, tenancy};
 use crate::config::Config;
 use crate::db::{Db, Protection};
 use crate::outbox::{self, Progress};
@@ -76,6 +76,7 @@ pub(super) async fn examine(config: &Config) -> Examined {
             None
         }
     };
+    checks.extend(limit.check("jobs", MIGRATE, jobs::examine(&db)).await);
     Examined { checks, publisher }
 }
 

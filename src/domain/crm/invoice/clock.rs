@@ -1,7 +1,10 @@
 //! Owns what the clock does to invoices: overdue, reminders, and drafts that nobody paid.
 //! Promises that each happens once, by the database's clock, however late or often it is called.
-//! Called by whoever runs scheduled work, in a transaction of each tenant.
+//! Called by the runner of scheduled work, in transactions of each tenant.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -12,6 +15,13 @@ use crate::domain::crm::machine::{Rule, State};
 use crate::domain::crm::record::Done;
 use crate::domain::{Caller, CommandError};
 use crate::event::kind;
+use crate::identifier::UserId;
+use crate::jobs::{Job, JobError, Progress, Run, Schedule};
+
+/// Who the audit log says it was.
+const ACTOR: &str = "system";
+/// How many of each are done in one transaction.
+const AT_ONCE: i64 = 100;
 
 /// When an overdue invoice is reminded of, in days past its due date.
 const REMINDERS: [i32; 3] = [7, 14, 30];
@@ -41,6 +51,36 @@ struct Reminder {
     id: Uuid,
     account_id: Uuid,
     days: i32,
+}
+
+/// Sweeps the invoices of every tenant.
+pub struct InvoiceClock;
+
+#[async_trait]
+impl Job for InvoiceClock {
+    fn name(&self) -> &'static str {
+        "crm-invoices"
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::Every(Duration::from_secs(300))
+    }
+
+    fn tenants(&self) -> &'static str {
+        // What is due by the rules below, each part by an index of its own.
+        "select tenant_id from crm_invoice where state in ('SENT', 'ISSUED', 'PARTIAL') and due_at < now() \
+         union select tenant_id from crm_invoice where state = 'OVERDUE' and reminded_days < 30 \
+           and due_at + make_interval(days => case reminded_days when 0 then 7 when 7 then 14 else 30 end) <= now() \
+         union select tenant_id from crm_invoice where state = 'DRAFT' and created_at < now() - interval '7 days'"
+    }
+
+    async fn run(&self, tx: &mut TenantTx, run: &Run) -> Result<Progress, JobError> {
+        let actor: UserId = ACTOR.parse()?;
+        let caller = Caller { actor: &actor, request_id: &run.id, traceparent: "", now: tx.now() };
+        let swept = sweep(tx, caller, AT_ONCE).await?;
+        let most = [swept.overdue, swept.reminders, swept.cancelled].into_iter().max();
+        Ok(if most >= usize::try_from(AT_ONCE).ok() { Progress::More } else { Progress::Done })
+    }
 }
 
 /// Does what is due in this tenant, up to `limit` of each; call again while one of them is the limit. A row that
