@@ -39,6 +39,7 @@ pub struct Config {
     pub consumer: ConsumerConfig,
     pub group: GroupConfig,
     pub jobs: JobsConfig,
+    pub webhooks: WebhooksConfig,
     pub cache: CacheConfig,
     pub auth: AuthConfig,
     pub server: ServerConfig,
@@ -225,6 +226,28 @@ impl GroupConfig {
 pub struct JobsConfig {
     pub poll_ms: u64,
     pub lease_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct WebhooksConfig {
+    pub key: SecretString,
+    pub allowed_hosts: String,
+    pub timeout_ms: u64,
+    pub poll_ms: u64,
+    pub in_flight: usize,
+    pub in_flight_of_tenant: usize,
+    pub in_flight_of_endpoint: usize,
+}
+
+impl WebhooksConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        long_enough("webhooks.key", &self.key)?;
+        within("webhooks.timeout_ms", self.timeout_ms, 100, 60_000)?;
+        within("webhooks.poll_ms", self.poll_ms, 10, 60_000)?;
+        within("webhooks.in_flight", self.in_flight, 1, 10_000)?;
+        within("webhooks.in_flight_of_tenant", self.in_flight_of_tenant, 1, self.in_flight)?;
+        within("webhooks.in_flight_of_endpoint", self.in_flight_of_endpoint, 1, self.in_flight_of_tenant)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -416,12 +439,8 @@ impl Config {
         if prefix.len() > 200 || !prefix.chars().all(legal) {
             return Err(bad("kafka.group_prefix", prefix, "up to 200 of letters, digits, '.', '_', '-'"));
         }
-        let secret = self.auth.jwt_secret.expose_secret().len();
-        if secret != 0 && secret < 32 {
-            return Err(ConfigError(format!(
-                "auth.jwt_secret has {secret} bytes: at least 32 are required (the value is not shown)"
-            )));
-        }
+        long_enough("auth.jwt_secret", &self.auth.jwt_secret)?;
+        self.webhooks.check()?;
         within("database.max_connections", self.database.max_connections, 2, 1_000)?;
         within("database.acquire_timeout_ms", self.database.acquire_timeout_ms, 10, 600_000)?;
         within("database.statement_timeout_ms", self.database.statement_timeout_ms, 10, 3_600_000)?;
@@ -491,6 +510,16 @@ fn database_address(key: &str, url: &SecretString) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(ConfigError(format!("{key} must start with postgres:// or postgresql:// (the value is not shown)")))
+}
+
+/// A secret that is set has at least 32 bytes.
+fn long_enough(key: &str, secret: &SecretString) -> Result<(), ConfigError> {
+    match secret.expose_secret().len() {
+        0 | 32.. => Ok(()),
+        bytes => Err(ConfigError(format!(
+            "{key} has {bytes} bytes: at least 32 are required (the value is not shown)"
+        ))),
+    }
 }
 
 fn check_connect_url(url: &str) -> Result<(), ConfigError> {

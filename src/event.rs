@@ -100,6 +100,16 @@ pub mod kind {
     pub const CRM_ASSET_UPDATED: &str = "crm.asset_updated";
     /// An asset went to another state.
     pub const CRM_ASSET_STATUS_CHANGED: &str = "crm.asset_status_changed";
+    /// A webhook was made.
+    pub const CRM_WEBHOOK_CREATED: &str = "crm.webhook_created";
+    /// Fields of a webhook changed, or it was switched on or off.
+    pub const CRM_WEBHOOK_UPDATED: &str = "crm.webhook_updated";
+    /// A webhook was removed.
+    pub const CRM_WEBHOOK_REMOVED: &str = "crm.webhook_removed";
+    /// A webhook got a new secret.
+    pub const CRM_WEBHOOK_SECRET_ROTATED: &str = "crm.webhook_secret_rotated";
+    /// A webhook failed for so long that nothing is sent to it any more.
+    pub const CRM_WEBHOOK_DISABLED: &str = "crm.webhook_disabled";
 }
 
 /// The headers of a record, in the order of the wire: alphabetical.
@@ -183,6 +193,8 @@ pub struct Event {
     pub entity_id: EntityId,
     pub occurred_at: DateTime<Utc>,
     pub data: Value,
+    /// The envelope as it came.
+    pub text: String,
 }
 
 /// The envelope as it stands in the value. Unknown fields are ignored: newer writers may add some.
@@ -284,6 +296,8 @@ pub fn decode(
         entity_id: envelope.entity_id,
         occurred_at: envelope.occurred_at,
         data: envelope.data,
+        // JSON is UTF-8, or it would not have been read.
+        text: String::from_utf8_lossy(value).into_owned(),
     })
 }
 

@@ -22,7 +22,8 @@
 //! | consumer | log, group, inbox, dead_letter, projection, cache, lock, event, outbox (what the log lost), publisher (its record), frame |
 //! | inbox | event, frame |
 //! | dead_letter | event, inbox, log, frame |
-//! | projection | event, economics, read_model, frame |
+//! | webhook | domain (endpoints), event, frame |
+//! | projection | event, economics, read_model, webhook (enqueue), frame |
 //! | read_model | event, economics, frame |
 //! | lag | log, group (who lives), frame |
 //! | cache | frame |
@@ -58,6 +59,7 @@ pub mod group;
 pub mod consumer;
 pub mod inbox;
 pub mod dead_letter;
+pub mod webhook;
 pub mod projection;
 pub mod read_model;
 pub mod cache;

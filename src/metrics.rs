@@ -24,6 +24,7 @@ const OUTBOX_OLDEST: &str = "hashinsight_outbox_oldest_seconds";
 const SLOT_RETAINED: &str = "hashinsight_slot_retained_bytes";
 const JOB_RUNS: &str = "hashinsight_job_runs_total";
 const JOB_TENANT_FAILURES: &str = "hashinsight_job_tenant_failures_total";
+const WEBHOOK_DELIVERIES: &str = "hashinsight_webhook_deliveries_total";
 const HTTP_DURATION: &str = "http_request_duration_seconds";
 
 /// Upper bounds of the histograms in seconds: from a commit next door to an outage.
@@ -148,6 +149,12 @@ pub fn job_run(job: &'static str, result: &'static str) {
 /// A tenant for which a job failed.
 pub fn job_tenant_failed(job: &'static str) {
     counter!(JOB_TENANT_FAILURES, "job" => job).increment(1);
+}
+
+/// An attempt to deliver a webhook: delivered, status (not of success), timeout, unreachable, refused (the address), or
+/// secret (it does not open).
+pub fn webhook_delivery(result: &'static str) {
+    counter!(WEBHOOK_DELIVERIES, "result" => result).increment(1);
 }
 
 /// An answered request, by its route pattern.

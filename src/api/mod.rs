@@ -12,7 +12,7 @@
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
 //! | `visible` | reading one's own write |
-//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes` |
+//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes`, `webhook` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
 use crate::db::Db;
+use crate::domain::webhook::{AllowedHosts, Vault};
 use crate::doorbell::Doorbells;
 
 mod auth;
@@ -44,6 +45,7 @@ mod problem;
 pub mod server;
 pub mod token;
 mod visible;
+mod webhook;
 
 use token::Verifier;
 
@@ -60,6 +62,8 @@ pub struct Api {
     max_body_bytes: usize,
     max_upload_bytes: usize,
     telemetry_late: TimeDelta,
+    vault: Option<Arc<Vault>>,
+    webhook_hosts: Arc<AllowedHosts>,
 }
 
 impl Api {
@@ -79,6 +83,8 @@ impl Api {
             max_body_bytes: config.server.max_body_bytes,
             max_upload_bytes: config.server.max_upload_bytes,
             telemetry_late: TimeDelta::days(config.miner_telemetry.late_days.into()),
+            vault: Vault::new(&config.webhooks.key).map(Arc::new),
+            webhook_hosts: Arc::new(AllowedHosts::parse(&config.webhooks.allowed_hosts)),
         })
     }
 
@@ -99,6 +105,7 @@ impl Api {
             .route("/api/dlq/replay", post(dead_letters::replay))
             .route("/api/dlq/{id}/discard", post(dead_letters::discard))
             .merge(crm::routes())
+            .merge(webhook::routes())
             .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
         // Probes answer under load, too.
         Router::new()

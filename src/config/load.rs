@@ -10,7 +10,7 @@ use super::{Config, ConfigError, DEFAULTS};
 
 /// Names that operators know from elsewhere, and the key each one sets. Each may also be given as
 /// `NAME_FILE`, the path of a file that holds the value.
-const WELL_KNOWN: [(&str, &str); 7] = [
+const WELL_KNOWN: [(&str, &str); 8] = [
     ("DATABASE_URL", "database.url"),
     ("HASHINSIGHT__WAL__DATABASE_URL", "wal.database_url"),
     ("REDIS_URL", "redis.url"),
@@ -18,6 +18,7 @@ const WELL_KNOWN: [(&str, &str); 7] = [
     ("KAFKA_SASL_PASSWORD", "kafka.sasl_password"),
     ("KAFKA_CONNECT_URL", "kafka.connect_url"),
     ("JWT_SECRET", "auth.jwt_secret"),
+    ("WEBHOOKS_KEY", "webhooks.key"),
 ];
 
 /// One line of `hashinsight config`: a key, its value (masked if secret) and where it came from.
@@ -251,7 +252,7 @@ fn one_line(text: &str) -> String {
 /// A secret shows only whether it is set; an address shows no user information.
 fn masked(key: &str, value: &str) -> String {
     match key {
-        "auth.jwt_secret" | "kafka.sasl_password" if !value.is_empty() => "***".to_owned(),
+        "auth.jwt_secret" | "kafka.sasl_password" | "webhooks.key" if !value.is_empty() => "***".to_owned(),
         "database.url" | "debezium.database_url" | "wal.database_url" | "redis.url" => mask_userinfo(value),
         _ => value.to_owned(),
     }

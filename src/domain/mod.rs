@@ -17,6 +17,7 @@ pub mod input;
 pub mod miner;
 pub mod miner_model;
 pub mod network;
+pub mod webhook;
 
 pub use input::{FieldError, Input};
 

@@ -1,4 +1,5 @@
-//! Recomputes the summaries of accounts: one recomputation per account and batch.
+//! Recomputes the summaries of accounts, one recomputation per account and batch, and queues every event for the
+//! webhooks of its tenant.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,10 @@ use crate::db::WorkerTx;
 use crate::event::Event;
 use crate::identifier::TenantId;
 use crate::read_model::{crm, crm_write, serial};
+use crate::webhook;
+
+/// What the group hands on: everything of the CRM, whether it is about an account or not.
+const PREFIX: &str = "crm.";
 
 /// Keeps the read model of accounts.
 pub(super) struct CrmHandler;
@@ -34,6 +39,13 @@ impl EventHandler for CrmHandler {
             let rows = accounts.keys().map(|account| format!("crm_account:{tenant}:{account}")).collect();
             serial::take_turns(conn, rows).await?;
             crm_write::recompute(conn, tenant, &accounts).await?;
+        }
+        let mut of_tenant: BTreeMap<&TenantId, Vec<&Event>> = BTreeMap::new();
+        for event in events.iter().filter(|e| e.kind.starts_with(PREFIX)) {
+            of_tenant.entry(&event.tenant_id).or_default().push(event);
+        }
+        for (tenant, events) in of_tenant {
+            webhook::enqueue(tx.for_tenant(tenant).await?, tenant, &events).await?;
         }
         // No copy of a summary is cached.
         Ok(Vec::new())

@@ -1,6 +1,7 @@
 //! `hashinsight consume --group G`: one member of one group, and scheduled work in turn with the others.
 
 use crate::config::Config;
+use crate::read_model;
 use crate::role::app::App;
 
 /// Consumes until a signal.
@@ -12,5 +13,8 @@ pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
     let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
     app.spawn_consumer(group, &log, &cache, &locks).await?;
     app.spawn_jobs();
+    if group == read_model::crm::GROUP {
+        app.spawn_webhooks()?;
+    }
     app.run().await
 }

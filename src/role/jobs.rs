@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use crate::config::JobsConfig;
 use crate::domain::crm::invoice::InvoiceClock;
+use crate::domain::webhook::DeliveryRetention;
 use crate::jobs::{Job, Runner, Settings};
 use crate::role::app::App;
 
 /// Every job of this build.
 pub fn all() -> Vec<Arc<dyn Job>> {
-    vec![Arc::new(InvoiceClock)]
+    vec![Arc::new(InvoiceClock), Arc::new(DeliveryRetention)]
 }
 
 /// How jobs are run.

@@ -21,6 +21,7 @@ pub mod slot;
 pub mod standalone;
 pub mod token;
 pub mod topics;
+pub mod webhooks;
 
 /// Prints one JSON document.
 fn print_json(document: &(impl serde::Serialize + ?Sized)) -> anyhow::Result<()> {

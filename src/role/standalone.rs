@@ -25,6 +25,9 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     if args.demo && config.auth.jwt_secret.expose_secret().is_empty() {
         config.auth.jwt_secret = config::kept_secret("demo-jwt-secret")?;
     }
+    if args.demo && config.webhooks.key.expose_secret().is_empty() {
+        config.webhooks.key = config::kept_secret("demo-webhooks-key")?;
+    }
     Verifier::new(&config.auth)?;
     migrate::migrate(&config).await?;
     let app = App::open(config).await?;
@@ -37,6 +40,7 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
         app.spawn_consumer(group.name, &log, &cache, &locks).await?;
     }
     app.spawn_jobs();
+    app.spawn_webhooks()?;
     let address = app.spawn_api(&cache).await?;
     if !args.demo {
         return app.run().await;

@@ -699,6 +699,7 @@ async fn two_that_recompute_one_owner_at_once_lose_nothing() {
         entity_id: "e".parse().expect("an entity"),
         occurred_at: chrono::Utc::now(),
         data: serde_json::Value::Null,
+        text: String::new(),
     };
     add("S21").await;
     test.execute(

@@ -46,3 +46,4 @@ mod retention;
 mod support;
 mod tenancy;
 mod wal;
+mod webhooks;

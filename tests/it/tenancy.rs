@@ -94,7 +94,7 @@ async fn every_table_and_partition_with_a_tenant_forces_row_security() {
 }
 
 /// Tables that rows of other tables refer to, each behind those it refers to.
-const PARENTS: [&str; 4] = ["crm_account", "crm_deal", "crm_contract", "crm_invoice"];
+const PARENTS: [&str; 5] = ["crm_account", "crm_deal", "crm_contract", "crm_invoice", "webhook_endpoint"];
 
 /// A row of a tenant, put there by the superuser; `what` is the id where the test needs to know it.
 async fn seed(db: &TestDb, table: &str, tenant: &str, what: &str) {
@@ -199,6 +199,14 @@ fn row_of(table: &str) -> Option<&'static str> {
             "insert into crm_account_summary (tenant_id, account_id, version, deals_open, pipeline_usd, \
              pipeline_weighted_usd, billed_usd, paid_usd, overdue_usd, tickets_open, event_id, computed_at) \
              values ($1, $2::uuid, 1, 0, 0, 0, 0, 0, 0, 0, gen_random_uuid(), now())"
+        }
+        "webhook_endpoint" => {
+            "insert into webhook_endpoint (tenant_id, id, url, owner_id, secret, created_at, updated_at) \
+             values ($1, $2::uuid, 'https://crm.example.com', 'u', '', now(), now())"
+        }
+        "webhook_delivery" => {
+            "insert into webhook_delivery (tenant_id, endpoint_id, event_id, event_kind, body) \
+             values ($1, (select id from webhook_endpoint where tenant_id = $1), $2::uuid, 'crm.x', '{}')"
         }
         "scheduled_job_failure" => {
             "with job as (insert into scheduled_job (name, schedule, next_run_at) values ('j', 's', now()) \
