@@ -128,10 +128,12 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     let global = first & 0xe000 == 0x2000;
-    let special = (first == 0x2001 && second < 0x0200) // protocol assignments, Teredo
-        || (first == 0x2001 && second == 0x0db8)       // documentation
-        || first == 0x2002                             // 6to4: an IPv4 address in disguise
-        || (first == 0x3fff && second < 0x1000); // documentation
+    let special = match first {
+        0x2001 => second < 0x0200 || second == 0x0db8, // protocol assignments, Teredo, documentation
+        0x2002 => true,                                // 6to4: an IPv4 address in disguise
+        0x3fff => second < 0x1000,                     // documentation
+        _ => false,
+    };
     global && !special
 }
 
