@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tracing::{error, warn};
 
 use crate::db::{SqlFailure, classify};
-use crate::domain::crm::machine::IllegalMove;
+use crate::domain::machine::IllegalMove;
 use crate::domain::{CommandError, FieldError};
 
 /// Where the types of problems are named.

@@ -14,6 +14,7 @@ use crate::outbox::{self, AppendError, NewEvent};
 mod audit;
 pub mod crm;
 pub mod input;
+pub mod machine;
 pub mod miner;
 pub mod miner_model;
 pub mod network;
@@ -45,7 +46,7 @@ pub enum CommandError {
     NotFound,
     /// The state machine has no such move.
     #[error(transparent)]
-    Transition(#[from] crm::machine::IllegalMove),
+    Transition(#[from] machine::IllegalMove),
     /// The fields are well, but a rule of the business forbids it as things stand.
     #[error("{detail}")]
     Rule {

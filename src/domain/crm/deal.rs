@@ -14,6 +14,7 @@ use super::machine::{Machine, Rule, State, Step, states};
 use super::record::{Done, Entity, Mutable, Stateful, Statements, broken, changes, lock, object, statements};
 use crate::db::TenantTx;
 use crate::domain::input::{Given, Low, Names};
+use crate::domain::machine::Rule as _;
 use crate::domain::{Caller, CommandError, Input};
 use crate::event::kind;
 use crate::identifier::UserId;

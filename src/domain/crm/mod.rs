@@ -4,7 +4,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | [`machine`] | what a table of moves is |
+//! | [`machine`] | what a move asks of its caller; the table itself is [`super::machine`] |
 //! | `record` | what all entities share: their statements, what a command did, what a change changed |
 //! | one file per entity | its states, its table of moves, its commands |
 

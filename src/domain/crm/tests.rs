@@ -2,6 +2,7 @@
 
 use super::machine::{Machine, Rule, State};
 use super::{asset, contract, deal, invoice, lead, ticket};
+use crate::domain::machine::Rule as _;
 
 /// What the specification says of an entity: each state, and behind the colon where it goes. `?` needs a reason, `$`
 /// is for payments, `@` for the clock, `!` has a rule of its own.

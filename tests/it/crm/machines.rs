@@ -2,6 +2,7 @@
 
 use hashinsight::domain::crm::machine::{Machine, Rule, State};
 use hashinsight::domain::crm::{asset, contract, deal, invoice, lead, ticket};
+use hashinsight::domain::machine::Rule as _;
 use serde_json::json;
 
 use super::{account, deal as new_deal, go, made, problem, shown};
