@@ -14,9 +14,12 @@ use crate::identifier::TenantId;
 
 mod clock;
 mod protection;
+pub mod serial;
+mod tenanted;
 
 use clock::Clock;
 pub use protection::{Complaint, Protection, Subject};
+pub use tenanted::{Tenanted, WorkerTenant};
 
 /// The name every connection of ours carries: takeover may end a backend only under this prefix.
 pub const APPLICATION_NAME: &str = "hashinsight";
@@ -128,7 +131,7 @@ impl Db {
     /// [`WorkerTx::for_tenant`].
     pub async fn worker(&self) -> Result<WorkerTx, sqlx::Error> {
         let tx = self.pool.begin_with(AssertSqlSafe(Arc::clone(&self.begin_worker))).await?;
-        Ok(WorkerTx { tx })
+        Ok(WorkerTx { tx, clock: Arc::clone(&self.clock), appended: false })
     }
 
     /// Begins a transaction that may change the schema.
@@ -260,6 +263,9 @@ impl TenantlessTx {
 #[derive(Debug)]
 pub struct WorkerTx {
     tx: Transaction<'static, Postgres>,
+    clock: Arc<Clock>,
+    /// Whether events were appended: the publisher is told after the commit.
+    appended: bool,
 }
 
 impl WorkerTx {
@@ -275,6 +281,17 @@ impl WorkerTx {
             .execute(&mut *self.tx)
             .await?;
         Ok(&mut self.tx)
+    }
+
+    /// As [`WorkerTx::for_tenant`], for what also writes events or goes by the clock.
+    pub async fn within<'a>(&'a mut self, tenant: &'a TenantId) -> Result<WorkerTenant<'a>, sqlx::Error> {
+        self.for_tenant(tenant).await?;
+        Ok(WorkerTenant { tx: self, tenant })
+    }
+
+    /// Whether events were appended in it.
+    pub fn appended(&self) -> bool {
+        self.appended
     }
 
     /// Commits.

@@ -30,6 +30,8 @@ pub(super) struct Applied {
     pub(super) written_at: Vec<DateTime<Utc>>,
     /// Whether the retry queue grew.
     pub(super) parked: bool,
+    /// Whether there are new events for the publisher.
+    pub(super) appended: bool,
     /// The keys that fare well, where that is asked.
     pub(super) keys: Vec<Vec<u8>>,
 }
@@ -162,7 +164,15 @@ impl Worker {
         }
         let duplicates = decoded.iter().filter(|d| d.event.is_ok()).count() - admitted.len();
         let written_at = now.iter().map(|event| event.occurred_at).collect();
-        Ok(Some(Applied { dirty, by_kind, duplicates, written_at, parked: !behind.is_empty(), keys }))
+        Ok(Some(Applied {
+            dirty,
+            by_kind,
+            duplicates,
+            written_at,
+            parked: !behind.is_empty(),
+            appended: tx.appended(),
+            keys,
+        }))
     }
 
     /// Runs the handler; a panic of it is a failure like any other.

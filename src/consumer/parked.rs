@@ -287,11 +287,13 @@ impl Worker {
                     tx.rollback().await?;
                     return Ok(Tried::Fenced);
                 }
+                let appended = tx.appended();
                 tx.commit().await?;
                 self.patience.head_is_done(head.queue_position);
                 let by_kind = [(head.event_kind.clone(), 1)].into();
                 let keys = vec![head.raw_key.clone()];
-                self.after_commit(claim, Applied { dirty, by_kind, keys, ..Applied::default() }).await?;
+                let applied = Applied { dirty, by_kind, keys, appended, ..Applied::default() };
+                self.after_commit(claim, applied).await?;
                 Ok(Tried::Applied)
             }
             Err(cause) => {

@@ -384,6 +384,9 @@ impl Worker {
     pub(super) async fn after_commit(&mut self, claim: &Claim, applied: Applied) -> Result<(), sqlx::Error> {
         self.context.invalidate(&applied.dirty).await;
         self.context.bells.ring(Bell::Applied);
+        if applied.appended {
+            self.context.bells.ring(Bell::Outbox);
+        }
         applied.count(self.context.group.name, self.context.db.now());
         applied.keys.iter().for_each(|key| self.health.succeeded(key));
         if applied.parked {

@@ -6,12 +6,12 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Caller;
-use crate::db::TenantTx;
+use crate::db::Tenanted;
 use crate::identifier::EntityId;
 
 /// Records one action. `detail` is what the event tells, too.
-pub(super) async fn record(
-    tx: &mut TenantTx,
+pub(super) async fn record<T: Tenanted>(
+    tx: &mut T,
     caller: Caller<'_>,
     action: &str,
     entity: &EntityId,

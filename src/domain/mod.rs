@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::db::TenantTx;
+use crate::db::{TenantTx, Tenanted};
 use crate::identifier::{EntityId, UserId};
 use crate::outbox::{self, AppendError, NewEvent};
 
@@ -81,13 +81,24 @@ async fn emit(
     entity: EntityId,
     data: Value,
 ) -> Result<Uuid, CommandError> {
+    follow_up(tx, caller, None, (kind, owner, entity), data).await
+}
+
+/// As [`emit`], of what an event caused.
+async fn follow_up<T: Tenanted>(
+    tx: &mut T,
+    caller: Caller<'_>,
+    cause: Option<Uuid>,
+    (kind, owner, entity): (&str, &UserId, EntityId),
+    data: Value,
+) -> Result<Uuid, CommandError> {
     let event = NewEvent {
         kind,
         user_id: owner,
         entity_id: entity.clone(),
         data: data.clone(),
-        correlation_id: Some(caller.request_id),
-        causation_id: None,
+        correlation_id: Some(caller.request_id).filter(|id| !id.is_empty()),
+        causation_id: cause,
         traceparent: caller.traceparent,
         idempotency_key: None,
     };

@@ -1,7 +1,7 @@
 //! Owns the outbox: how an event is appended, read back in order, and kept.
 //! Promises that an event exists exactly if its transaction committed, and that per aggregate a later event has a
 //! larger position.
-//! Called by the domain (append), the publisher (read), the running roles (retention), the
+//! Called by the domain (append, also in a consumer's transaction), the publisher (read), the running roles (retention), the
 //! consumer (what the log lost) and the operator (rebase).
 
 use chrono::{DateTime, Utc};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::db::TenantTx;
+use crate::db::Tenanted;
 use crate::event::{self, AggregateType, UnknownPrefix};
 use crate::identifier::{EntityId, UserId};
 
@@ -73,7 +73,7 @@ pub enum AppendError {
 ///
 /// The position is drawn after the lock of the aggregate, which is held to the end of the
 /// transaction: this is where the promise of order per aggregate is kept.
-pub async fn append(tx: &mut TenantTx, new: NewEvent<'_>) -> Result<Uuid, AppendError> {
+pub async fn append<T: Tenanted>(tx: &mut T, new: NewEvent<'_>) -> Result<Uuid, AppendError> {
     let aggregate_type = AggregateType::of_kind(new.kind)?;
     let tenant = tx.tenant().clone();
     let event_id = new_id(tx.now());
@@ -119,6 +119,7 @@ pub async fn append(tx: &mut TenantTx, new: NewEvent<'_>) -> Result<Uuid, Append
     if inserted == 0 {
         return Err(AppendError::AsynchronousCommit);
     }
+    tx.appended();
     Ok(event_id)
 }
 

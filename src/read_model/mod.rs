@@ -6,5 +6,6 @@ pub mod crm;
 pub mod crm_write;
 pub mod portfolio;
 pub mod portfolio_write;
-pub mod serial;
 pub mod visibility;
+
+pub use crate::db::serial;

@@ -1,8 +1,9 @@
-//! Recomputations of one row take turns: whoever comes later reads after the earlier one has committed.
+//! Those who recompute one row, or trade for one account, take turns: whoever comes later reads after the earlier one has
+//! committed.
 
 use sqlx::PgConnection;
 
-/// Waits until nobody else recomputes one of these rows; held to the end of the transaction.
+/// Waits until nobody else is at one of these rows; held to the end of the transaction.
 pub async fn take_turns(conn: &mut PgConnection, rows: Vec<String>) -> Result<(), sqlx::Error> {
     // In the order of the keys, the same everywhere: two batches cannot wait for each other.
     sqlx::query(
