@@ -36,6 +36,22 @@ pub mod kind {
     pub const MINER_SYNC_REQUESTED: &str = "miner.sync_requested";
     /// Price, difficulty, height and fees of the Bitcoin network.
     pub const NETWORK_SNAPSHOT: &str = "network.snapshot";
+    /// A trade was submitted.
+    pub const TREASURY_TRADE_SUBMITTED: &str = "treasury.trade_submitted";
+    /// A second person approved a trade.
+    pub const TREASURY_TRADE_APPROVED: &str = "treasury.trade_approved";
+    /// A trade was filled, in part or whole.
+    pub const TREASURY_TRADE_EXECUTED: &str = "treasury.trade_executed";
+    /// What was not filled of a trade was cancelled.
+    pub const TREASURY_TRADE_CANCELLED: &str = "treasury.trade_cancelled";
+    /// A trade cannot be filled.
+    pub const TREASURY_TRADE_FAILED: &str = "treasury.trade_failed";
+    /// What a strategy would sell changed.
+    pub const TREASURY_SIGNAL: &str = "treasury.signal";
+    /// Settings of a treasury changed.
+    pub const TREASURY_SETTINGS_CHANGED: &str = "treasury.settings_changed";
+    /// A lot came into a treasury, other than by a trade.
+    pub const TREASURY_LOT_ADDED: &str = "treasury.lot_added";
     /// A lead came in.
     pub const CRM_LEAD_CAPTURED: &str = "crm.lead_captured";
     /// Fields of a lead changed.

@@ -11,8 +11,9 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
+//! | `csv` | tables as CSV, for spreadsheets |
 //! | `visible` | reading one's own write |
-//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes`, `webhook` |
+//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes`, `treasury`, `webhook` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ mod auth;
 mod bulk;
 mod command;
 mod crm;
+mod csv;
 mod dead_letters;
 mod extract;
 mod middleware;
@@ -44,6 +46,7 @@ mod probes;
 mod problem;
 pub mod server;
 pub mod token;
+mod treasury;
 mod visible;
 mod webhook;
 
@@ -106,6 +109,7 @@ impl Api {
             .route("/api/dlq/{id}/discard", post(dead_letters::discard))
             .merge(crm::routes())
             .merge(webhook::routes())
+            .merge(treasury::routes())
             .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
         // Probes answer under load, too.
         Router::new()

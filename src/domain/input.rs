@@ -105,6 +105,11 @@ impl<'a> Input<'a> {
         if self.errors.is_empty() { Ok(()) } else { Err(self.errors) }
     }
 
+    /// A field as it stands in the object.
+    pub fn raw(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name)
+    }
+
     /// Whether this field was refused.
     pub fn refused(&self, names: Names) -> bool {
         self.errors.iter().any(|e| e.field == names[0])

@@ -120,7 +120,7 @@ impl<S: State, R: Rule> Machine<S, R> {
     }
 }
 
-/// Defines the states of an entity: an enum with the names of JSON, SQL and events.
+/// Defines the states of an entity, or another closed set of its words: an enum with the names of JSON, SQL and events.
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*

@@ -1,6 +1,6 @@
 //! Owns the commands: what a caller may change, and by which rules.
 //! Promises that state, event and audit row commit together, and that a refusal names every field at fault.
-//! Called by the API inside a [`TenantTx`] which the caller commits.
+//! Called by the API inside a [`TenantTx`] which the caller commits; the execution of trades also by a projection.
 
 use chrono::{DateTime, Utc};
 
@@ -11,13 +11,16 @@ use crate::db::{TenantTx, Tenanted};
 use crate::identifier::{EntityId, UserId};
 use crate::outbox::{self, AppendError, NewEvent};
 
+mod amount;
 mod audit;
+mod change;
 pub mod crm;
 pub mod input;
 pub mod machine;
 pub mod miner;
 pub mod miner_model;
 pub mod network;
+pub mod treasury;
 pub mod webhook;
 
 pub use input::{FieldError, Input};

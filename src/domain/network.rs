@@ -14,7 +14,7 @@ use crate::economics::mining::{MAX_DIFFICULTY, MIN_DIFFICULTY};
 use crate::event::kind;
 
 /// No more than a bitcoin may cost, USD.
-const MAX_PRICE_USD: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
+pub(super) const MAX_PRICE_USD: Decimal = Decimal::from_parts(1_000_000_000, 0, 0, false, 0);
 /// No more than the mean fees of a block may be, BTC.
 const MAX_FEES_BTC: Decimal = Decimal::ONE_THOUSAND;
 const MAX_HEIGHT: i64 = 10_000_000;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::db::{SqlFailure, WorkerTx, classify};
+use crate::domain::CommandError;
+use crate::economics::treasury::TreasuryError;
 use crate::economics::{Assumptions, EconomicsError};
 use crate::event::{AggregateType, Event};
 use crate::identifier::{TenantId, UserId};
@@ -16,6 +18,7 @@ use crate::read_model;
 
 mod crm;
 mod portfolio;
+mod treasury;
 
 /// A row of a read model that changed: its cached copies are older than this version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +46,24 @@ pub enum HandlerError {
     /// The figures cannot be computed from what is stored.
     #[error(transparent)]
     Economics(#[from] EconomicsError),
+    /// The figures of a treasury cannot be computed from what is stored.
+    #[error(transparent)]
+    Treasury(#[from] TreasuryError),
+    /// What an event leads to was refused.
+    #[error(transparent)]
+    Command(CommandError),
     /// The handler has a bug.
     #[error("the handler panicked: {0}")]
     Panic(String),
+}
+
+impl From<CommandError> for HandlerError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Sql(error) => Self::Sql(error),
+            other => Self::Command(other),
+        }
+    }
 }
 
 impl HandlerError {
@@ -58,7 +76,8 @@ impl HandlerError {
     pub fn class(&self) -> &'static str {
         match self {
             Self::Sql(_) => "database",
-            Self::Economics(_) => "economics",
+            Self::Economics(_) | Self::Treasury(_) => "economics",
+            Self::Command(_) => "command",
             Self::Panic(_) => "panic",
         }
     }
@@ -69,7 +88,7 @@ impl HandlerError {
             Self::Sql(sqlx::Error::Database(error)) => {
                 format!("{} {}", self.class(), error.code().unwrap_or_default())
             }
-            Self::Sql(_) | Self::Economics(_) | Self::Panic(_) => self.class().to_owned(),
+            _ => self.class().to_owned(),
         }
     }
 }
@@ -109,6 +128,11 @@ pub fn groups(assumptions: Assumptions) -> Vec<Group> {
             name: read_model::crm::GROUP,
             reads: &[AggregateType::Crm],
             handler: Arc::new(crm::CrmHandler),
+        },
+        Group {
+            name: read_model::treasury::GROUP,
+            reads: &[AggregateType::Treasury, AggregateType::Ops],
+            handler: Arc::new(treasury::TreasuryHandler),
         },
     ]
 }

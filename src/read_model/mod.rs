@@ -6,6 +6,8 @@ pub mod crm;
 pub mod crm_write;
 pub mod portfolio;
 pub mod portfolio_write;
+pub mod treasury;
+pub mod treasury_write;
 pub mod visibility;
 
 pub use crate::db::serial;

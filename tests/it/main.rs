@@ -45,5 +45,6 @@ mod rebase;
 mod retention;
 mod support;
 mod tenancy;
+mod treasury;
 mod wal;
 mod webhooks;

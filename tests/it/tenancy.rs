@@ -94,7 +94,8 @@ async fn every_table_and_partition_with_a_tenant_forces_row_security() {
 }
 
 /// Tables that rows of other tables refer to, each behind those it refers to.
-const PARENTS: [&str; 5] = ["crm_account", "crm_deal", "crm_contract", "crm_invoice", "webhook_endpoint"];
+const PARENTS: [&str; 6] =
+    ["crm_account", "crm_deal", "crm_contract", "crm_invoice", "treasury_trade", "webhook_endpoint"];
 
 /// A row of a tenant, put there by the superuser; `what` is the id where the test needs to know it.
 async fn seed(db: &TestDb, table: &str, tenant: &str, what: &str) {
@@ -135,6 +136,31 @@ fn row_of(table: &str) -> Option<&'static str> {
              effective_hashrate_ths, power_kw, efficiency_j_th, power_cost_usd_day, capex_usd, by_model, by_location, \
              warnings, event_id, computed_at) \
              values ($1, $2, 7, 1, 1, 1, 1, 1, 1, 1, 1, '[]', '[]', '[]', gen_random_uuid(), now())"
+        }
+        "treasury_settings" => "insert into treasury_settings (tenant_id, user_id) values ($1, $2)",
+        "treasury_trade" => {
+            "insert into treasury_trade (tenant_id, id, user_id, submitted_by, trade_type, asset, sat, \
+             execution_strategy, venue, state, needs_approval, created_at, updated_at) \
+             values ($1, $2::uuid, 'u', 'u', 'sell', 'BTC', 1, 'market', 'paper', 'submitted', true, now(), now())"
+        }
+        "treasury_lot" => {
+            "insert into treasury_lot (tenant_id, id, user_id, source, acquired_at, sat, cost_usd, left_sat, \
+             left_cost_usd, created_at) values ($1, $2::uuid, 'u', 'mined', now(), 1, 1, 1, 1, now())"
+        }
+        "treasury_fill" => {
+            "insert into treasury_fill (tenant_id, trade_id, number, user_id, trade_type, sat, price_usd, proceeds_usd, \
+             fee_usd, basis_usd, gain_usd, lots, snapshot_id, price_at, filled_at) select $1, (select id from \
+             treasury_trade where tenant_id = $1 limit 1), hashtext($2) & 65535 | 1, 'u', 'sell', 1, 1, 1, 0, 1, 0, \
+             '[]', gen_random_uuid(), now(), now()"
+        }
+        "treasury_overview" => {
+            "insert into treasury_overview (tenant_id, user_id, version, sat, reserved_sat, hedged_sat, lots, cost_usd, \
+             realised_gain_usd, fees_usd, sold_sat, bought_sat, cash_usd, opex_usd_month, open_trades, unevaluated, \
+             event_id, computed_at) values ($1, $2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '[]', gen_random_uuid(), now())"
+        }
+        "treasury_signal" => {
+            "insert into treasury_signal (tenant_id, user_id, strategy, sat, wanted_sat, reason, told_sat, told_at, \
+             event_id, computed_at) values ($1, $2, 'hodl', 0, 0, 'r', 0, now(), gen_random_uuid(), now())"
         }
         "event_outbox" => {
             "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, \

@@ -1,13 +1,13 @@
 //! Owns the fields that several entities have: their names and limits.
-//! Promises that money is exact: what has more decimals than are kept is refused and not rounded.
+//! Promises the same limits wherever a field stands.
 //! Called by the entities of this folder.
 
-use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::domain::Input;
-use crate::domain::input::{Given, Low, Names};
+pub(super) use crate::domain::amount::usd;
+use crate::domain::input::{Given, Names};
 use crate::identifier::UserId;
 
 pub(super) const NAME: Names = &["name"];
@@ -19,23 +19,10 @@ pub(super) const ACCOUNT: Names = &["account_id"];
 pub(super) const DESCRIPTION: Names = &["description"];
 pub(super) const VALUE: Names = &["value_usd", "value"];
 
-const MAX_USD: Decimal = Decimal::from_parts(3_567_587_328, 232, 0, false, 0);
-const MAX_DECIMALS: u32 = 8;
 const LONGEST_NAME: usize = 200;
 const LONGEST_NOTES: usize = 2_000;
 const LONGEST_EMAIL: usize = 254;
 const LONGEST_PHONE: usize = 50;
-
-/// An amount of US dollars, with up to eight decimals: what comes in bitcoin is worth fractions of a cent.
-pub(super) fn usd(input: &mut Input<'_>, names: Names, low: Low) -> Given<Decimal> {
-    match input.decimal(names, low, MAX_USD) {
-        Given::Value(amount) if amount.scale() > MAX_DECIMALS => {
-            input.refuse(names[0], format!("must have at most {MAX_DECIMALS} decimals"));
-            Given::Absent
-        }
-        given => given,
-    }
-}
 
 /// A name, a title, a subject.
 pub(super) fn name(input: &mut Input<'_>, names: Names) -> Given<String> {
@@ -95,24 +82,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn money_is_exact_or_refused() {
-        let amount = |value: Value| {
-            let object = json!({ "value_usd": value });
-            let mut input = Input::new(object.as_object().expect("an object"));
-            let given = usd(&mut input, VALUE, Low::Above(Decimal::ZERO));
-            input.finish().map(|()| given)
-        };
-        assert_eq!(MAX_USD, Decimal::from(1_000_000_000_000_u64));
-        for taken in [json!("0.1"), json!("1000000000000"), json!("0.00000001"), json!("1.500000000000")] {
-            assert!(matches!(amount(taken.clone()), Ok(Given::Value(_))), "{taken}");
-        }
-        for refused in [json!("0"), json!(-1), json!("1000000000000.01"), json!("0.000000001"), json!("x")] {
-            let errors = amount(refused.clone()).expect_err("refused");
-            assert_eq!(errors[0].field, "value_usd", "{refused}");
-        }
-    }
 
     #[test]
     fn addresses() {

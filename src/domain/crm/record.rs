@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::machine::{State, Step};
 use crate::db::TenantTx;
+pub(super) use crate::domain::change::{broken, changes, object};
 use crate::domain::{Caller, CommandError, emit};
 use crate::identifier::UserId;
 
@@ -195,25 +196,4 @@ impl Done {
     pub(super) fn tell(&mut self, name: &str, value: impl Into<Value>) {
         self.more.insert(name.to_owned(), value.into());
     }
-}
-
-/// Each field that differs, as `{"old", "new"}`.
-pub(super) fn changes<E: Entity>(old: &E, new: &E) -> Result<Map<String, Value>, sqlx::Error> {
-    let (old, new) = (object(old)?, object(new)?);
-    let differing = new.into_iter().filter(|(name, value)| old.get(name) != Some(value));
-    Ok(differing.map(|(name, value)| (name.clone(), json!({"old": old.get(&name), "new": value}))).collect())
-}
-
-/// The entity as its event tells it.
-pub(super) fn object<E: Entity>(entity: &E) -> Result<Map<String, Value>, sqlx::Error> {
-    match serde_json::to_value(entity) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Ok(Map::new()),
-        Err(error) => Err(sqlx::Error::Encode(Box::new(error))),
-    }
-}
-
-/// A rule of the business that a command would break.
-pub(super) fn broken(rule: &'static str, detail: impl Into<String>) -> CommandError {
-    CommandError::Rule { rule, detail: detail.into() }
 }

@@ -11,7 +11,7 @@ mod tickets;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestApi, TestDb};
+use crate::support::{Answer, TestApi, TestDb, problem};
 
 /// Makes one and returns its id.
 async fn made(api: &TestApi, path: &str, body: Value) -> String {
@@ -71,12 +71,4 @@ async fn told(db: &TestDb, kind: &str) -> Value {
     .fetch_one(&db.admin)
     .await
     .expect(kind)
-}
-
-/// Fails unless the answer is a problem of this type.
-fn problem(answer: &Answer, status: u16, name: &str) {
-    assert_eq!(answer.status, status, "{:#}", answer.body);
-    assert_eq!(answer.body["type"], format!("urn:hashinsight:problem:{name}"), "{:#}", answer.body);
-    assert_eq!(answer.header("content-type"), "application/problem+json");
-    assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
 }

@@ -1,14 +1,12 @@
 //! The read model of accounts: from a command through the log to the summary, recomputed once a batch.
 
 use hashinsight::config::EventLogKind;
-use hashinsight::economics::Assumptions;
 use hashinsight::event::Event;
-use hashinsight::projection;
 use hashinsight::read_model::crm::GROUP;
 use serde_json::{Value, json};
 
 use super::{account, deal, go, invoice, made, pay};
-use crate::support::pipeline::{Pipeline, Store, User};
+use crate::support::pipeline::{self, Pipeline, Store, User};
 use crate::support::{TestApi, TestDb};
 
 /// The summary of an account as soon as the event of a write is in it.
@@ -83,26 +81,9 @@ async fn a_payment_reaches_the_summary_on_kafka() {
     sale_to_payment(EventLogKind::Kafka).await;
 }
 
-/// Every event of the outbox, as the group reads it.
-async fn events(db: &TestDb) -> Vec<Event> {
-    let rows: Vec<(String, String, String)> =
-        sqlx::query_as("select event_key, payload::text, tenant_id from event_outbox order by position")
-            .fetch_all(&db.admin)
-            .await
-            .expect("events");
-    let decode = |(key, value, tenant): &(String, String, String)| {
-        hashinsight::event::decode(Some(key.as_bytes()), Some(value.as_bytes()), Some(tenant.as_bytes()))
-    };
-    rows.iter().map(|row| decode(row).expect("an event")).collect()
-}
-
 /// Applies events as one batch of the group.
 async fn apply(db: &TestDb, events: &[Event]) {
-    let groups = projection::groups(Assumptions::default());
-    let group = groups.iter().find(|group| group.name == GROUP).expect("the group");
-    let mut tx = db.db.worker().await.expect("begin");
-    group.handler.apply(&mut tx, &events.iter().collect::<Vec<_>>()).await.expect("applied");
-    tx.commit().await.expect("commit");
+    pipeline::apply(db, GROUP, events).await;
 }
 
 #[tokio::test]
@@ -124,7 +105,7 @@ async fn a_batch_is_one_recomputation_per_account() {
     go(&api, "tickets", &resolved, json!({"to": "resolved"})).await.expect(200);
     db.execute(&format!("update crm_invoice set state = 'OVERDUE' where id = '{overdue}'")).await;
 
-    let events = events(&db).await;
+    let (events, _) = pipeline::events_behind(&db, 0).await;
     apply(&db, &events).await;
     let summary = async |id: &str| {
         let mut shown = super::shown(&api, "accounts", id).await["summary"].clone();

@@ -16,6 +16,18 @@ use serde_json::Value;
 
 use super::TestDb;
 
+/// Every scope of this release, but that of second persons.
+pub(crate) const SCOPES: &[&str] = &[
+    "miners:read",
+    "miners:write",
+    "portfolio:read",
+    "ops:plan",
+    "crm:read",
+    "crm:write",
+    "treasury:read",
+    "treasury:trade",
+];
+
 /// A running API, with a tenant and a user of its own. Stops with this value.
 pub(crate) struct TestApi {
     pub(crate) address: SocketAddr,
@@ -96,9 +108,19 @@ pub(crate) async fn written(db: &TestDb) -> (i64, i64, i64) {
     let rows = "select (select count(*) from miners) + (select count(*) from network_snapshots) \
                 + (select count(*) from crm_account) + (select count(*) from crm_lead) + (select count(*) from crm_deal) \
                 + (select count(*) from crm_contract) + (select count(*) from crm_invoice) \
-                + (select count(*) from crm_payment) + (select count(*) from crm_ticket) + (select count(*) from crm_asset), \
+                + (select count(*) from crm_payment) + (select count(*) from crm_ticket) + (select count(*) from crm_asset) \
+                + (select count(*) from treasury_settings) + (select count(*) from treasury_lot) \
+                + (select count(*) from treasury_trade) + (select count(*) from treasury_fill), \
                 (select count(*) from event_outbox), (select count(*) from audit_log)";
     sqlx::query_as(rows).fetch_one(&db.admin).await.expect("count")
+}
+
+/// Fails unless the answer is a problem of this type.
+pub(crate) fn problem(answer: &Answer, status: u16, name: &str) {
+    assert_eq!(answer.status, status, "{:#}", answer.body);
+    assert_eq!(answer.body["type"], format!("urn:hashinsight:problem:{name}"), "{:#}", answer.body);
+    assert_eq!(answer.header("content-type"), "application/problem+json");
+    assert!(answer.body["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
 }
 
 /// A token that a configuration accepts, valid for an hour.
@@ -146,15 +168,19 @@ impl TestApi {
         format!("http://{}{path}", self.address)
     }
 
-    /// A token of this API's tenant and user with every scope of this release.
+    /// A token of this API's tenant and user with every scope of [`SCOPES`].
     pub(crate) fn token(&self) -> String {
-        let scopes = ["miners:read", "miners:write", "portfolio:read", "ops:plan", "crm:read", "crm:write"];
-        self.token_with(&scopes)
+        self.token_with(SCOPES)
     }
 
     /// A token of this API's tenant and user.
     pub(crate) fn token_with(&self, scopes: &[&str]) -> String {
         token(&self.config, &self.tenant, &self.user, scopes, None)
+    }
+
+    /// A token of another user of this API's tenant.
+    pub(crate) fn token_of(&self, user: &str, scopes: &[&str]) -> String {
+        token(&self.config, &self.tenant, user, scopes, None)
     }
 
     /// A token of the role admin of this API's tenant.

@@ -19,7 +19,7 @@ pub(crate) mod skew;
 pub(crate) mod tap;
 pub(crate) mod volume;
 
-pub(crate) use api::{Answer, TestApi, settings, token, unique, until, written};
+pub(crate) use api::{Answer, SCOPES, TestApi, problem, settings, token, unique, until, written};
 pub(crate) use cluster::Cluster;
 pub(crate) use database::{TestDb, service};
 pub(crate) use redis::RedisServer;

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use hashinsight::config::EventLogKind;
 use hashinsight::doorbell::{Bell, Doorbells};
+use hashinsight::economics::Assumptions;
+use hashinsight::event::{self, Event};
 use hashinsight::log::EventLog;
-use hashinsight::read_model::{crm, portfolio};
+use hashinsight::projection;
+use hashinsight::read_model::{crm, portfolio, treasury};
 use hashinsight::role::app::{App, open_log};
 use hashinsight::role::topics;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{Answer, TestDb, service, settings, token, unique};
+use super::{Answer, SCOPES, TestDb, service, settings, token, unique};
 
 /// Five times what the bench allows from a write to its visibility is less; this is for a busy machine.
 const VISIBLE: Duration = Duration::from_secs(10);
@@ -53,7 +56,7 @@ impl Pipeline {
         let redis = app.redis().await.expect("an address");
         let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
         app.spawn_publisher(&log).expect("the publisher");
-        for group in [portfolio::GROUP, crm::GROUP] {
+        for group in [portfolio::GROUP, crm::GROUP, treasury::GROUP] {
             app.spawn_consumer(group, &log, &cache, &locks).await.expect("the consumer");
         }
         let address = app.spawn_api(&cache).await.expect("the API");
@@ -84,9 +87,6 @@ impl Pipeline {
     }
 }
 
-const SCOPES: &[&str] =
-    &["miners:read", "miners:write", "portfolio:read", "ops:plan", "crm:read", "crm:write"];
-
 /// A client of the API.
 pub(crate) struct User<'a> {
     pipeline: &'a Pipeline,
@@ -111,6 +111,10 @@ impl User<'_> {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Value {
         self.ask(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Value {
+        self.ask(Method::PUT, path, Some(body)).await
     }
 
     pub(crate) async fn patch(&self, path: &str, body: &Value) -> Value {
@@ -163,4 +167,29 @@ pub(crate) async fn applied(bells: &Doorbells, holds: impl AsyncFn() -> bool) {
         }
     };
     tokio::time::timeout(VISIBLE, wait).await.expect("the condition holds in time");
+}
+
+/// The events of the outbox behind a position, in order, as a group reads them; and the position of the last.
+pub(crate) async fn events_behind(db: &TestDb, position: i64) -> (Vec<Event>, i64) {
+    let rows: Vec<(i64, String, String, String)> = sqlx::query_as(
+        "select position, event_key, payload::text, tenant_id from event_outbox where position > $1 order by position",
+    )
+    .bind(position)
+    .fetch_all(&db.admin)
+    .await
+    .expect("events");
+    let decode = |(_, key, value, tenant): &(i64, String, String, String)| {
+        event::decode(Some(key.as_bytes()), Some(value.as_bytes()), Some(tenant.as_bytes()))
+    };
+    let events = rows.iter().map(|row| decode(row).expect("an event")).collect();
+    (events, rows.last().map_or(position, |row| row.0))
+}
+
+/// Applies events as one batch of a group.
+pub(crate) async fn apply(db: &TestDb, group: &str, events: &[Event]) {
+    let groups = projection::groups(Assumptions::default());
+    let group = groups.iter().find(|known| known.name == group).expect("the group");
+    let mut tx = db.db.worker().await.expect("begin");
+    group.handler.apply(&mut tx, &events.iter().collect::<Vec<_>>()).await.expect("applied");
+    tx.commit().await.expect("commit");
 }

@@ -1,0 +1,137 @@
+//! Owns the prices that trades and figures go by: the tenant's network snapshots.
+//! Promises that a price is fresh for 30 minutes and no longer, and that none is of the future.
+//! Called by the submission and the execution of trades, and by the group of the treasury.
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// For how long a price counts.
+pub const FRESH: TimeDelta = TimeDelta::minutes(30);
+
+/// The price of one BTC.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Price {
+    #[sqlx(rename = "id")]
+    pub snapshot_id: Uuid,
+    #[sqlx(rename = "btc_price_usd")]
+    pub price_usd: Decimal,
+    /// Since when it is known: when it was observed, or when it arrived if its clock was ahead.
+    pub at: DateTime<Utc>,
+    pub block_height: i64,
+}
+
+/// Prices as of a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prices {
+    /// Those that are fresh, oldest first.
+    pub fresh: Vec<Price>,
+    /// The newest of all, fresh or not.
+    pub newest: Option<Price>,
+}
+
+impl Prices {
+    /// From what is known, oldest first, at `now`.
+    #[must_use]
+    pub fn at(mut known: Vec<Price>, now: DateTime<Utc>) -> Self {
+        for price in &mut known {
+            price.at = price.at.min(now);
+        }
+        let newest = known.last().cloned();
+        known.retain(|price| now - price.at <= FRESH);
+        Self { fresh: known, newest }
+    }
+
+    /// The newest price that is fresh.
+    #[must_use]
+    pub fn current(&self) -> Option<&Price> {
+        self.fresh.last()
+    }
+}
+
+/// The prices of the tenant as of `now`.
+pub async fn recent(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Prices, sqlx::Error> {
+    // A price is known no sooner than it was observed, so the index of observations finds all that can be fresh.
+    let known = sqlx::query_as(
+        "select id, btc_price_usd, least(observed_at, created_at) as at, block_height from network_snapshots \
+         where observed_at >= $1 order by least(observed_at, created_at), id",
+    )
+    .bind(now - FRESH)
+    .fetch_all(&mut *conn)
+    .await?;
+    let prices = Prices::at(known, now);
+    if prices.newest.is_some() {
+        return Ok(prices);
+    }
+    let newest = sqlx::query_as(
+        "select id, btc_price_usd, least(observed_at, created_at) as at, block_height from network_snapshots \
+         order by observed_at desc, id desc limit 1",
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(Prices { newest, ..prices })
+}
+
+/// The last price of a day, UTC, with the network at that moment.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Close {
+    pub date: NaiveDate,
+    #[sqlx(rename = "btc_price_usd")]
+    pub price_usd: Decimal,
+    pub difficulty: Decimal,
+    pub block_height: i64,
+    pub fees_btc_per_block: Decimal,
+}
+
+/// The closes of the days `from..=to` of which there is a price, oldest first.
+pub async fn closes(
+    conn: &mut PgConnection,
+    from: NaiveDate,
+    to: NaiveDate,
+) -> Result<Vec<Close>, sqlx::Error> {
+    sqlx::query_as(
+        "select distinct on (date) (observed_at at time zone 'UTC')::date as date, btc_price_usd, difficulty, \
+         block_height, fees_btc_per_block from network_snapshots \
+         where observed_at >= $1::date::timestamp at time zone 'UTC' \
+           and observed_at < ($2::date + 1)::timestamp at time zone 'UTC' \
+         order by date, observed_at desc, id desc",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch_all(conn)
+    .await
+}
+
+/// The highest price since a moment.
+pub async fn high_since(
+    conn: &mut PgConnection,
+    since: DateTime<Utc>,
+) -> Result<Option<Decimal>, sqlx::Error> {
+    sqlx::query_scalar("select max(btc_price_usd) from network_snapshots where observed_at >= $1")
+        .bind(since)
+        .fetch_one(conn)
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_is_fresh_for_thirty_minutes_and_never_of_the_future() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let price = |minutes| Price {
+            snapshot_id: Uuid::nil(),
+            price_usd: Decimal::from(100),
+            at: now - TimeDelta::minutes(minutes),
+            block_height: 1,
+        };
+        let old = price(30).at - TimeDelta::milliseconds(1);
+        let prices = Prices::at(vec![Price { at: old, ..price(30) }, price(30), price(-5)], now);
+        assert_eq!(prices.fresh.iter().map(|p| p.at).collect::<Vec<_>>(), [price(30).at, now]);
+        let stale = Prices::at(vec![Price { at: old, ..price(30) }], now);
+        assert!(stale.current().is_none() && stale.newest.is_some());
+        assert_eq!(Prices::at(Vec::new(), now), Prices::default());
+    }
+}

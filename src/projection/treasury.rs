@@ -1,0 +1,151 @@
+//! Executes trades when they may go on and when a price comes, and recomputes the accounts: once an account and batch.
+
+use std::collections::{BTreeMap, HashMap};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use uuid::Uuid;
+
+use super::{Dirty, EventHandler, HandlerError};
+use crate::db::{Tenanted, WorkerTx};
+use crate::domain::treasury::price::{self, Prices};
+use crate::domain::treasury::{Settings, account, execution, lot};
+use crate::economics::treasury::money::{booked_usd, value_usd};
+use crate::economics::treasury::{Lot, inventory};
+use crate::event::{Event, kind};
+use crate::identifier::{TenantId, UserId};
+use crate::read_model::treasury::{DRIVING, KINDS};
+use crate::read_model::treasury_write::{self, Figures, Sums};
+
+mod outlook;
+mod signals;
+
+/// Keeps the read models of the treasury.
+pub(super) struct TreasuryHandler;
+
+/// What a batch asks for in one tenant.
+#[derive(Default)]
+struct Wanted {
+    /// Each account with the last event that concerns it, and whether its trades go on.
+    accounts: BTreeMap<UserId, (Uuid, bool)>,
+    /// The last network snapshot, which concerns every account.
+    snapshot: Option<Uuid>,
+}
+
+#[async_trait]
+impl EventHandler for TreasuryHandler {
+    fn consumes(&self, kind: &str) -> bool {
+        KINDS.contains(&kind)
+    }
+
+    async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
+        let mut by_tenant: BTreeMap<&TenantId, Wanted> = BTreeMap::new();
+        for event in events.iter().filter(|event| self.consumes(&event.kind)) {
+            let wanted = by_tenant.entry(&event.tenant_id).or_default();
+            if event.kind == kind::NETWORK_SNAPSHOT {
+                wanted.snapshot = Some(event.event_id);
+                continue;
+            }
+            let drives = DRIVING.contains(&event.kind.as_str());
+            let account = wanted.accounts.entry(event.user_id.clone()).or_insert((event.event_id, false));
+            *account = (event.event_id, account.1 || drives);
+        }
+        for (tenant, mut wanted) in by_tenant {
+            let mut tx = tx.within(tenant).await?;
+            if let Some(snapshot) = wanted.snapshot {
+                for account in account::all(tx.conn()).await? {
+                    wanted.accounts.entry(account).or_insert((snapshot, true)).1 = true;
+                }
+            }
+            // A price and a trade come through different partitions, and requests sell meanwhile: whoever comes later
+            // reads what the earlier one did.
+            account::lock(&mut tx, wanted.accounts.keys()).await?;
+            let now = tx.now();
+            let driven = wanted.accounts.iter().filter(|(_, (_, drives))| *drives);
+            let driven = driven.map(|(user, (event, _))| (user.clone(), Some(*event))).collect();
+            execution::advance_accounts(&mut tx, &driven, now).await?;
+            let causes = wanted.accounts.into_iter().map(|(user, (event, _))| (user, event)).collect();
+            recompute(&mut tx, &causes, now).await?;
+        }
+        // No copy of these read models is cached.
+        Ok(Vec::new())
+    }
+}
+
+/// Recomputes the accounts from the tables of record. With each goes the last event that concerns it.
+async fn recompute<T: Tenanted>(
+    tx: &mut T,
+    causes: &BTreeMap<UserId, Uuid>,
+    now: DateTime<Utc>,
+) -> Result<(), HandlerError> {
+    let users: Vec<&str> = causes.keys().map(UserId::as_str).collect();
+    let prices = price::recent(tx.conn(), now).await?;
+    let settings = account::settings_of(tx.conn(), &users).await?;
+    let cash = account::cash_of(tx.conn(), &users).await?;
+    let mut lots: HashMap<UserId, Vec<Lot>> = HashMap::new();
+    for held in lot::held(tx.conn(), &users).await? {
+        lots.entry(held.user_id.clone()).or_default().push((&held).into());
+    }
+    let sums = treasury_write::sums(tx.conn(), &users).await?;
+    let mut sums: HashMap<String, Sums> = sums.into_iter().map(|sums| (sums.user_id.clone(), sums)).collect();
+    for settings in settings {
+        let user = settings.user_id.clone();
+        let Some(event_id) = causes.get(&user).copied() else { continue };
+        let account = Account {
+            lots: lots.remove(&user).unwrap_or_default(),
+            cash_usd: cash.get(&user).copied().unwrap_or_default(),
+            sums: sums.remove(user.as_str()).unwrap_or_default(),
+            settings,
+            event_id,
+        };
+        account.recompute(tx, &prices, now).await?;
+    }
+    Ok(())
+}
+
+/// An account as it stands in the tables of record.
+struct Account {
+    settings: Settings,
+    lots: Vec<Lot>,
+    cash_usd: Decimal,
+    sums: Sums,
+    event_id: Uuid,
+}
+
+impl Account {
+    async fn recompute<T: Tenanted>(
+        &self,
+        tx: &mut T,
+        prices: &Prices,
+        now: DateTime<Utc>,
+    ) -> Result<(), HandlerError> {
+        let newest = prices.newest.as_ref();
+        let price_usd = newest.map(|price| price.price_usd);
+        let inventory = inventory(&self.lots, price_usd, self.cash_usd, self.settings.opex_usd_month)?;
+        let hedged = self.sums.hedged_sat.unsigned_abs();
+        let hedge_gain = price_usd.map(|price| value_usd(hedged, price)).transpose()?;
+        let plan = match prices.current() {
+            Some(price) => Some(outlook::plan(tx.conn(), self, &inventory, price, now).await?),
+            // Without a price that counts, what was said last stands.
+            None => None,
+        };
+        if let Some(plan) = &plan {
+            signals::store(tx, &self.settings.user_id, self.event_id, &plan.signals).await?;
+        }
+        let figures = Figures {
+            inventory: &inventory,
+            lots: self.lots.len(),
+            sums: &self.sums,
+            hedge_gain_usd: hedge_gain.map(|value| booked_usd(self.sums.hedged_usd - value).normalize()),
+            cash_usd: self.cash_usd,
+            opex_usd_month: self.settings.opex_usd_month,
+            unevaluated: plan.as_ref().map_or(&[][..], |plan| plan.unevaluated.as_slice()),
+            price: newest.map(|price| (price.price_usd, price.snapshot_id, price.at)),
+            event_id: self.event_id,
+        };
+        let tenant = tx.tenant().clone();
+        treasury_write::store(tx.conn(), &tenant, &self.settings.user_id, &figures).await?;
+        Ok(())
+    }
+}
