@@ -126,9 +126,9 @@ impl Lot {
         .bind(self.source.as_str())
         .bind(self.acquired_at)
         .bind(self.sat)
-        .bind(self.cost_usd)
+        .bind(self.cost_usd.normalize())
         .bind(self.left_sat)
-        .bind(self.left_cost_usd)
+        .bind(self.left_cost_usd.normalize())
         .bind(self.trade_id)
         .bind(&self.notes)
         .bind(self.created_at)
@@ -161,7 +161,7 @@ pub(super) async fn keep<T: Tenanted>(
         if (sat, cost) != (lot.sat, lot.cost_usd) {
             ids.push(lot.id);
             sats.push(i64::try_from(sat).unwrap_or(i64::MAX));
-            costs.push(cost);
+            costs.push(cost.normalize());
         }
     }
     sqlx::query(

@@ -151,7 +151,8 @@ async fn a_redis_that_is_frozen_flushed_or_killed_costs_reads_of_the_row() {
     redis.thaw();
     is_used_again().await;
     redis.ask("FLUSHALL").await;
-    is_done_without().await;
+    // What it was told before it was frozen may come after the flush: then the value is there already.
+    assert_eq!(timeout(SOON, read(&cache, &key, &row)).await.expect("an answer").0, 1);
     is_used_again().await;
     redis.kill();
     is_done_without().await;

@@ -17,6 +17,7 @@
 //! in part goes on the next day, and one that filled is not repeated.
 
 pub mod cycle;
+mod json;
 pub mod kind;
 pub mod ladder;
 pub mod market;
@@ -44,10 +45,10 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use signal::Want;
 
-/// A strategy with its parameters. In JSON its name is the key: `"hodl"`, `{"opex_coverage": {"days": 45}}`; parameters that
-/// are left out have their defaults.
+/// A strategy with its parameters. In JSON its name is the key, `{"opex_coverage": {"days": 45}}`, or stands alone,
+/// `"layered"`; parameters that are left out have their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
 pub enum Strategy {
     /// Never sells.
     Hodl,
