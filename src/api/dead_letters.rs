@@ -52,16 +52,13 @@ pub(super) async fn list(
     if hours.is_some_and(|hours| !(1..=MOST_HOURS).contains(&i64::from(hours))) {
         return Err(Problem::parameter("hours", hours_allowed()));
     }
-    let status = params.text("status")?;
-    if status.is_some_and(|status| !STATUSES.contains(&status)) {
-        return Err(Problem::parameter("status", format!("must be one of {}", STATUSES.join(", "))));
-    }
+    let status = params.one_of("status", &STATUSES)?;
     let shown = Shown {
         group: name(&params, "consumer")?,
         kind: name(&params, "event_kind")?,
         status,
         hours,
-        after: params.parsed("cursor", "must be the next of an earlier page")?,
+        after: params.cursor()?,
     };
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = dead_letter::page(tx.conn(), shown, limit as i64 + 1).await?;

@@ -154,6 +154,20 @@ impl Params {
         self.text(name)?.map(parse).transpose()
     }
 
+    /// The value of a parameter that is one of these.
+    pub(super) fn one_of(&self, name: &str, allowed: &[&str]) -> Result<Option<&str>, Problem> {
+        let given = self.text(name)?;
+        if given.is_some_and(|given| !allowed.contains(&given)) {
+            return Err(Problem::parameter(name, format!("must be one of {}", allowed.join(", "))));
+        }
+        Ok(given)
+    }
+
+    /// Where an earlier page ended.
+    pub(super) fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        self.parsed("cursor", "must be the next of an earlier page")
+    }
+
     /// A user of the tenant.
     pub(super) fn user(&self, name: &str) -> Result<Option<UserId>, Problem> {
         self.parsed(name, &InvalidIdentifier.to_string())

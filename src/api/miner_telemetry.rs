@@ -94,9 +94,7 @@ pub(super) async fn list(
         return Err(Problem::parameter("from", "must not be later than to"));
     }
     // A page goes on before the last moment of the one before it.
-    let to = params
-        .parsed("cursor", "must be the next of an earlier page")?
-        .map_or(to, |at: DateTime<Utc>| at.min(to));
+    let to = params.cursor()?.map_or(to, |at: DateTime<Utc>| at.min(to));
     let mut tx = api.db.tenant(&who.tenant).await?;
     let (span, rows) = ((from, to), limit as i64 + 1);
     let page = match resolution {

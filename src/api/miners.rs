@@ -45,7 +45,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let owner = params.user("owner_id")?;
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
+    let after: Option<Uuid> = params.cursor()?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = miner::list(&mut tx, owner.as_ref(), after, limit as i64 + 1).await?;
     tx.commit().await?;

@@ -175,7 +175,7 @@ async fn lots(
 ) -> Result<Response, Problem> {
     let user = account_of(&who, &params)?;
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
+    let after: Option<Uuid> = params.cursor()?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = lot::list(&mut tx, &user, after, limit as i64 + 1).await?;
     tx.commit().await?;

@@ -55,7 +55,7 @@ async fn list(
     params: Params,
 ) -> Result<Response, Problem> {
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
+    let after: Option<Uuid> = params.cursor()?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = webhook::list(&mut tx, after, limit as i64 + 1).await?;
     tx.commit().await?;
@@ -138,11 +138,8 @@ async fn deliveries(
     params: Params,
 ) -> Result<Response, Problem> {
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
-    let state = params.text("state")?;
-    if state.is_some_and(|state| !DELIVERY_STATES.contains(&state)) {
-        return Err(Problem::parameter("state", format!("must be one of {}", DELIVERY_STATES.join(", "))));
-    }
+    let after: Option<Uuid> = params.cursor()?;
+    let state = params.one_of("state", DELIVERY_STATES)?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     webhook::get(&mut tx, id).await?;
     let rows = webhook::deliveries(&mut tx, id, state, after, limit as i64 + 1).await?;

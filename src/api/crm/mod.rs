@@ -90,12 +90,9 @@ async fn list<E: Entity>(
     params: Params,
 ) -> Result<Response, Problem> {
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let after: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
+    let after: Option<Uuid> = params.cursor()?;
     let account_id = params.parsed("account_id", "must be the id of an account")?;
-    let state = if E::STATES.is_empty() { None } else { params.text("state")? };
-    if state.is_some_and(|state| !E::STATES.contains(&state)) {
-        return Err(Problem::parameter("state", format!("must be one of {}", E::STATES.join(", "))));
-    }
+    let state = if E::STATES.is_empty() { None } else { params.one_of("state", E::STATES)? };
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows: Vec<E> = crm::list(&mut tx, Filter { state, account_id }, after, limit as i64 + 1).await?;
     tx.commit().await?;

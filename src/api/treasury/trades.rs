@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::MODEL;
@@ -19,8 +19,9 @@ use crate::api::problem::Problem;
 use crate::api::token::Principal;
 use crate::api::visible::After;
 use crate::domain::machine::State as _;
+use crate::domain::treasury::decision::{self, Decision};
+use crate::domain::treasury::order;
 use crate::domain::treasury::trade::{self, Filter, Trade, TradeState, TradeType};
-use crate::domain::treasury::{decision, order};
 use crate::identifier::UserId;
 
 /// The most rows of an export.
@@ -62,14 +63,7 @@ pub(super) async fn approve(
     trace: Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Json<Value>, Problem> {
-    let (caller, body) = (trace.caller(&who.user), &body);
-    let done = api
-        .command(&who.tenant, |mut tx| async move {
-            let done = decision::approve(&mut tx, caller, id, body).await?;
-            Ok((tx, done))
-        })
-        .await?;
-    Ok(decided(&done))
+    decide(&api, &who, id, &trace, (Decision::Approve, &body)).await
 }
 
 /// POST /api/treasury/trades/{id}/cancel {reason}: {success, trade_id, status, event_id}.
@@ -80,18 +74,26 @@ pub(super) async fn cancel(
     trace: Trace,
     JsonObject(body): JsonObject,
 ) -> Result<Json<Value>, Problem> {
-    let (caller, body) = (trace.caller(&who.user), &body);
-    let done = api
+    decide(&api, &who, id, &trace, (Decision::Cancel, &body)).await
+}
+
+async fn decide(
+    api: &Api,
+    who: &Principal,
+    id: Uuid,
+    trace: &Trace,
+    (decision, body): (Decision, &Map<String, Value>),
+) -> Result<Json<Value>, Problem> {
+    let caller = trace.caller(&who.user);
+    let (trade, event_id) = api
         .command(&who.tenant, |mut tx| async move {
-            let done = decision::cancel(&mut tx, caller, id, body).await?;
+            let done = decision::decide(&mut tx, caller, id, decision, body).await?;
             Ok((tx, done))
         })
         .await?;
-    Ok(decided(&done))
-}
-
-fn decided((trade, event_id): &(Trade, Uuid)) -> Json<Value> {
-    Json(json!({"success": true, "trade_id": trade.trade_id, "status": trade.state, "event_id": event_id}))
+    Ok(Json(
+        json!({"success": true, "trade_id": trade.trade_id, "status": trade.state, "event_id": event_id}),
+    ))
 }
 
 /// Whether the caller may see another user's trades.
@@ -130,11 +132,11 @@ pub(super) async fn list(
         Format::Csv if params.text("limit")?.is_none() => MOST_EXPORTED,
         _ => params.limit(DEFAULT_LIMIT)?,
     };
-    let after_row: Option<Uuid> = params.parsed("cursor", "must be the next of an earlier page")?;
+    let after_row: Option<Uuid> = params.cursor()?;
     let time = "must be a time in RFC 3339";
     let filter = Filter {
-        state: one_of(&params, "state", TradeState::NAMES)?,
-        trade_type: one_of(&params, "trade_type", TradeType::NAMES)?,
+        state: params.one_of("state", TradeState::NAMES)?,
+        trade_type: params.one_of("trade_type", TradeType::NAMES)?,
         from: params.parsed::<DateTime<Utc>>("from", time)?,
         to: params.parsed::<DateTime<Utc>>("to", time)?,
     };
@@ -181,14 +183,6 @@ fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
         Some(user) => Ok(user),
         None => Ok(who.user.clone()),
     }
-}
-
-fn one_of<'a>(params: &'a Params, name: &str, names: &[&str]) -> Result<Option<&'a str>, Problem> {
-    let given = params.text(name)?;
-    if given.is_some_and(|given| !names.contains(&given)) {
-        return Err(Problem::parameter(name, format!("must be one of {}", names.join(", "))));
-    }
-    Ok(given)
 }
 
 const HEADER: &[&str] = &[

@@ -16,33 +16,27 @@ use crate::event::kind;
 const REASON: Names = &["reason"];
 const LONGEST_REASON: usize = 500;
 
-/// Approves a trade; emits `treasury.trade_approved`. It executes when the group of the treasury hears of it.
-pub async fn approve(
-    tx: &mut TenantTx,
-    caller: Caller<'_>,
-    id: Uuid,
-    given: &Map<String, Value>,
-) -> Result<(Trade, Uuid), CommandError> {
-    decide(tx, caller, id, given, (TradeState::Approved, kind::TREASURY_TRADE_APPROVED)).await
+/// What a second person decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// It executes when the group of the treasury hears of it; emits `treasury.trade_approved`.
+    Approve,
+    /// What is not filled is cancelled; emits `treasury.trade_cancelled`.
+    Cancel,
 }
 
-/// Cancels what is not filled of a trade; emits `treasury.trade_cancelled`.
-pub async fn cancel(
+/// Approves or cancels a trade.
+pub async fn decide(
     tx: &mut TenantTx,
     caller: Caller<'_>,
     id: Uuid,
+    decision: Decision,
     given: &Map<String, Value>,
 ) -> Result<(Trade, Uuid), CommandError> {
-    decide(tx, caller, id, given, (TradeState::Cancelled, kind::TREASURY_TRADE_CANCELLED)).await
-}
-
-async fn decide(
-    tx: &mut TenantTx,
-    caller: Caller<'_>,
-    id: Uuid,
-    given: &Map<String, Value>,
-    (to, kind): (TradeState, &str),
-) -> Result<(Trade, Uuid), CommandError> {
+    let (to, kind) = match decision {
+        Decision::Approve => (TradeState::Approved, kind::TREASURY_TRADE_APPROVED),
+        Decision::Cancel => (TradeState::Cancelled, kind::TREASURY_TRADE_CANCELLED),
+    };
     let mut input = Input::new(given);
     let reason = input.text(REASON, LONGEST_REASON).value();
     input.finish().map_err(CommandError::Invalid)?;
