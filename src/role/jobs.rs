@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::config::JobsConfig;
 use crate::domain::crm::invoice::InvoiceClock;
+use crate::domain::treasury::clock::TradeClock;
 use crate::domain::webhook::DeliveryRetention;
 use crate::jobs::{Job, Runner, Settings};
 use crate::role::app::App;
 
 /// Every job of this build.
 pub fn all() -> Vec<Arc<dyn Job>> {
-    vec![Arc::new(InvoiceClock), Arc::new(DeliveryRetention)]
+    vec![Arc::new(InvoiceClock), Arc::new(TradeClock), Arc::new(DeliveryRetention)]
 }
 
 /// How jobs are run.

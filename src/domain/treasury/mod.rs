@@ -12,9 +12,11 @@
 //! | [`price`] | the prices that a venue and the figures go by |
 //! | [`venue`] | what a venue is, and the one there is: [`venue::Paper`] |
 //! | [`execution`] | what time and prices do to the trades |
+//! | [`clock`] | the job that calls it each minute |
 //! | [`signal`] | the event that a strategy's signal changed |
 
 pub mod account;
+pub mod clock;
 pub mod decision;
 pub mod execution;
 pub mod lot;

@@ -1,6 +1,12 @@
 //! Orders that take their time: TWAP and VWAP, by scheduled work and by prices alike.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashinsight::domain::treasury::clock::TradeClock;
+use hashinsight::jobs::{Runner, Settings, Step};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Group, account, advance_to, conserved, counts, lot, price, price_in, submitted, told, trade};
 use crate::support::{TestApi, TestDb};
@@ -87,4 +93,36 @@ async fn what_is_cancelled_on_the_way_keeps_what_is_filled() {
     let lots = api.get("/api/treasury/lots").await.expect(200).body["data"].clone();
     assert_eq!((&lots[1]["sat"], &lots[1]["trade_id"]), (&json!(10_000_000), &json!(id)));
     assert_eq!(lots[2], Value::Null);
+}
+
+#[tokio::test]
+async fn the_job_fills_what_is_due_without_a_new_price() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let settings = Settings { poll: Duration::from_millis(50), lease: Duration::from_secs(60) };
+    let runner = Runner::new(db.db.clone(), db.bells.clone(), Arc::new(TradeClock), settings);
+    runner.register().await.expect("registered");
+    let visited = async || match runner.step(&CancellationToken::new()).await.expect("a step") {
+        Step::Ran(ended) => (ended.tenants, ended.error),
+        waiting => panic!("{waiting:?}"),
+    };
+    account(&api).await;
+    lot(&api, "1", 60_000).await;
+    price(&api, 90_000).await;
+    submitted(&api, json!({"execution_strategy": "limit", "target_price": 95_000, "amount": "0.1"})).await;
+    assert_eq!(visited().await, (0, None), "time does nothing to a limit order");
+    let id = submitted(&api, json!({"amount": "0.6", "execution_strategy": "twap"})).await;
+    Group::default().run(&db).await;
+    assert_eq!(trade(&api, &id).await["filled_sat"], json!(5_000_000), "the first part at once");
+    db.execute(
+        "update treasury_trade set started_at = started_at - interval '11 minutes' where execution_strategy = 'twap'; \
+         update scheduled_job set next_run_at = now()",
+    )
+    .await;
+    assert_eq!(visited().await, (1, None));
+    let done = trade(&api, &id).await;
+    assert_eq!((&done["filled_sat"], &done["fills"]), (&json!(15_000_000), &json!(2)), "two parts at once");
+    db.execute("update scheduled_job set next_run_at = now()").await;
+    assert_eq!(visited().await, (1, None));
+    assert_eq!(trade(&api, &id).await["fills"], json!(2), "each part once");
 }
