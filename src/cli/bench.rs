@@ -16,7 +16,7 @@ pub struct Bench {
 pub enum BenchCommand {
     /// From the outbox to the log: how fast a backlog drains, and how late a record is at a given load.
     Publish(PublishBench),
-    /// From the log to the read models: how fast a group applies a backlog.
+    /// From the log to the read models: how fast a group applies a backlog, and how late an event at a given load.
     Consume(ConsumeBench),
 }
 
@@ -32,6 +32,12 @@ pub struct ConsumeBench {
     /// Owners of the events: a batch recomputes each of its owners once.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub owners: u32,
+    /// Loads in events per second under which lateness and memory are measured; none with "".
+    #[arg(long, value_name = "RATE,..", value_delimiter = ',', default_value = "10000", value_parser = rate)]
+    pub rates: Vec<Option<u32>>,
+    /// How long each load lasts.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
     #[command(flatten)]
     pub json: Json,
 }

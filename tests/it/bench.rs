@@ -107,11 +107,29 @@ async fn everyone_applies_the_whole_backlog() {
     let url = service("DATABASE_URL");
     let environment = settings(&[("DATABASE_URL", &url), ("KAFKA_BROKERS", &service("KAFKA_BROKERS"))]);
     let events = EVENTS.to_string();
-    let arguments = ["bench", "consume", "--events", &events, "--pairs", "1", "--owners", "7", "--json"];
+    let arguments = [
+        "bench",
+        "consume",
+        "--events",
+        &events,
+        "--pairs",
+        "1",
+        "--owners",
+        "7",
+        "--rates",
+        "400",
+        "--seconds",
+        "1",
+        "--json",
+    ];
     let ended = run(&environment, &arguments).await;
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let report: Value = serde_json::from_str(&ended.stdout).expect("one document");
-    assert_eq!(report["void"], json!([]));
+    // A machine that is busy with other tests may make the producer late: then the report has to say so.
+    let late = report["void"].as_array().expect("a list");
+    let is_late =
+        |v: &Value| v.as_str().is_some_and(|v| v.starts_with("round 1 of 400 events/s: the producer was"));
+    assert!(late.iter().all(is_late), "{late:?}");
     assert_eq!((&report["events"], &report["owners"]), (&json!(EVENTS), &json!(8)));
     let rows = report["rows"].as_array().expect("rows");
     let named: Vec<_> = rows.iter().map(|row| row["who"].as_str().expect("a name")).collect();
@@ -124,6 +142,16 @@ async fn everyone_applies_the_whole_backlog() {
     }
     assert_eq!(rows[0]["rounds"][0]["events"], EVENTS);
     assert!(spread_is_sound(&rows[0]["peak_rss_mib"]), "{}", rows[0]);
+    let steady = &report["steady"][0];
+    assert_eq!(steady["events_per_second"], 400);
+    if late.is_empty() {
+        assert_eq!(steady["rounds"][0]["events"], 1_200, "two seconds of warm-up");
+        for spread in
+            [&steady["append_to_applied_ms"]["p99"], &steady["peak_rss_mib"], &steady["cpu_seconds_per_1000"]]
+        {
+            assert!(spread_is_sound(spread), "{steady}");
+        }
+    }
     nothing_is_left(&report, &environment).await;
 }
 
@@ -140,6 +168,7 @@ async fn nothing_is_left(report: &Value, environment: &BTreeMap<String, String>)
         KafkaLog::connect(&load_from(None, environment).expect("valid").config.kafka).await.expect("Kafka");
     let topics: Vec<String> = (1..40)
         .flat_map(|run| [format!("{name}_{run}"), format!("{name}_{run}.miner"), format!("{name}.miner")])
+        .chain([format!("{name}_0_1.miner"), format!("{name}_0_1.ops")])
         .collect();
     let topics = log.describe_topics(&topics).await.expect("asked");
     assert!(topics.is_empty(), "the topics are deleted: {topics:?}");

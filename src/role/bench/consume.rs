@@ -2,11 +2,11 @@
 //! predecessor's three transactions an event.
 //!
 //! ```text
-//!   topic with a backlog, written once ─► our process applies it ─► the SQL alone ─► ...    next round: another order
+//!   drain   topic with a backlog, written once ─► our process applies it ─► the SQL alone ─► ...    next round: another order
+//!   steady  new topic, our process at work ─► a load, each record when it is due
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::child::OwnProcess;
 use super::drain::{Drain, Outcome};
 use super::ground::{self, Ground};
 use super::machine::{self, Machine, Service};
+use super::process::mib;
 use super::statistics::{Spread, pair_ratios, rotated};
 use super::{backlog, ceilings};
 use crate::cli::{Case, ConsumeBench};
@@ -33,6 +34,11 @@ use crate::publisher::record;
 use crate::read_model::portfolio;
 use crate::role::app::assumptions;
 use crate::role::print_json;
+
+use self::steady::SteadyRow;
+
+mod steady;
+mod text;
 
 /// How often it is looked how many events are applied.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -81,6 +87,7 @@ struct Report {
     pairs: u32,
     batch_size: u32,
     rows: Vec<Row>,
+    steady: Vec<SteadyRow>,
     void: Vec<String>,
 }
 
@@ -105,6 +112,9 @@ pub async fn run(
     let (machine, json) = (machine::machine(), args.json.json);
     let mut services = vec![machine::ours(origins)];
     let report = ground::measured(config, async move |ground| {
+        if args.rates.iter().flatten().next().is_some() {
+            ground.database.check_commit_times().await?;
+        }
         services.push(machine::postgres(&ground.database).await?);
         services.push(machine::kafka(&ground.broker).await?);
         let mut report = Report {
@@ -116,6 +126,7 @@ pub async fn run(
             pairs: args.pairs,
             batch_size: ground.database.config.consumer.batch_size,
             rows: Vec::new(),
+            steady: Vec::new(),
             void: Vec::new(),
         };
         let bench = Bench::prepare(ground, &args, file).await?;
@@ -127,7 +138,7 @@ pub async fn run(
     if json {
         return print_json(&report);
     }
-    print!("{}", text(&report));
+    print!("{}", text::text(&report));
     Ok(())
 }
 
@@ -140,7 +151,10 @@ struct Bench {
     group: Group,
     prefix: String,
     topic: String,
+    /// The backlog, decoded.
     lanes: Vec<Lane>,
+    /// As many records as the largest load has, in their order, each with its partition.
+    records: Vec<(i32, Record)>,
 }
 
 impl Bench {
@@ -150,7 +164,9 @@ impl Bench {
         backlog::prepare(database).await?;
         let before = database.snapshot().await?;
         let users = args.owners.div_ceil(backlog::TENANTS);
-        backlog::fill(database, Case::Thousand, args.events, 0, users).await?;
+        let loaded = args.rates.iter().flatten().map(|rate| steady::records_of(*rate, args.seconds)).max();
+        let loaded = loaded.unwrap_or_default();
+        backlog::fill(database, Case::Thousand, args.events.max(loaded), 0, users).await?;
         let mut owner = database.owner().await?;
         sqlx::query(
             "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, status) \
@@ -163,13 +179,17 @@ impl Bench {
         let rows = ceilings::rows(&db, &before, database.config.publisher.batch_size).await?;
         let prefix = format!("{}.", ground.name);
         let destination = ground.broker.destination(prefix.clone()).await?;
-        let mut records: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
-        for row in rows {
-            let partition = partition_of(row.event_key.as_bytes(), ground.broker.partitions);
-            records.entry(partition).or_default().push(record(row));
+        let mut records: Vec<(i32, Record)> = rows
+            .into_iter()
+            .map(|row| (partition_of(row.event_key.as_bytes(), ground.broker.partitions), record(row)))
+            .collect();
+        let mut backlog: BTreeMap<i32, Vec<Record>> = BTreeMap::new();
+        for (partition, record) in &records[..args.events as usize] {
+            backlog.entry(*partition).or_default().push(record.clone());
         }
+        records.truncate(loaded as usize);
         let mut lanes = Vec::new();
-        for (partition, records) in records {
+        for (partition, records) in backlog {
             for records in records.chunks(PER_APPEND) {
                 ground
                     .broker
@@ -187,10 +207,18 @@ impl Bench {
             .into_iter()
             .find(|group| group.name == portfolio::GROUP)
             .context("the group is not of this build")?;
-        Ok(Self { topic: destination.topic, ground, file, db, group, prefix, lanes })
+        Ok(Self { topic: destination.topic, ground, file, db, group, prefix, lanes, records })
     }
 
     async fn measure(&self, args: &ConsumeBench, report: &mut Report) -> anyhow::Result<()> {
+        self.drains(args, report).await?;
+        for (n, rate) in args.rates.iter().flatten().enumerate() {
+            self.steady(n, *rate, args, report).await?;
+        }
+        Ok(())
+    }
+
+    async fn drains(&self, args: &ConsumeBench, report: &mut Report) -> anyhow::Result<()> {
         let mut rounds: BTreeMap<Who, Vec<Option<Drain>>> = BTreeMap::new();
         // The first round only warms up.
         for round in 0..=args.pairs as usize {
@@ -221,9 +249,7 @@ impl Bench {
                     who,
                     events_per_second: Spread::of(figures().map(Drain::events_per_second)),
                     cpu_seconds_per_1000: Spread::of(figures().filter_map(Drain::cpu_seconds_per_1000)),
-                    peak_rss_mib: Spread::of(
-                        figures().filter_map(|d| Some(d.peak_rss_bytes? as f64 / f64::from(1 << 20))),
-                    ),
+                    peak_rss_mib: Spread::of(figures().filter_map(|d| d.peak_rss_bytes).map(mib)),
                     consumer_ratio: pair_ratios(&speed(Who::Consumer), &speed(who)),
                     rounds: measured,
                 }
@@ -282,29 +308,13 @@ impl Bench {
         let arguments = ["consume", "--group", self.group.name];
         let mut child = OwnProcess::start(config, self.file.as_ref(), &self.prefix, None, &arguments)?;
         let events: usize = self.lanes.iter().map(|(_, events)| events.len()).sum();
-        let mut owner = self.ground.database.owner().await?;
-        let (mut seen, mut progressed) = (0, Instant::now());
-        let applied: i64 = loop {
-            child.check()?;
-            let applied: i64 = sqlx::query_scalar(
-                "select coalesce(sum(next_offset), 0)::bigint from consumer_offset where consumer_name = $1",
-            )
-            .bind(self.group.name)
-            .fetch_one(&mut owner)
-            .await?;
-            if applied > seen {
-                (seen, progressed) = (applied, Instant::now());
-            }
-            if applied >= i64::try_from(events)? || progressed.elapsed() > STALLED {
-                break applied;
-            }
-            sleep(LOOK_EVERY).await;
-        };
+        let applied = self.applied(&mut child, events).await?;
         let usage = child.usage()?;
         child.stop().await?;
-        if applied < i64::try_from(events)? {
+        if applied < events {
             return Ok(Outcome::Void(format!("{applied} of {events} events were applied")));
         }
+        let mut owner = self.ground.database.owner().await?;
         // From the first batch to the last, by PostgreSQL's clock; the first one's own time is not in it.
         let seconds: f64 = sqlx::query_scalar(
             "select extract(epoch from max(processed_at) - min(processed_at))::float8 from event_inbox",
@@ -319,6 +329,29 @@ impl Bench {
             peak_rss_bytes: Some(usage.peak_rss_bytes),
         };
         self.checked(drain).await
+    }
+
+    /// Waits until a consumer has applied so many events, or applies nothing more; returns how many.
+    async fn applied(&self, child: &mut OwnProcess, events: usize) -> anyhow::Result<usize> {
+        let mut owner = self.ground.database.owner().await?;
+        let (mut seen, mut progressed) = (0, Instant::now());
+        loop {
+            child.check()?;
+            let applied: i64 = sqlx::query_scalar(
+                "select coalesce(sum(next_offset), 0)::bigint from consumer_offset where consumer_name = $1",
+            )
+            .bind(self.group.name)
+            .fetch_one(&mut owner)
+            .await?;
+            let applied = usize::try_from(applied)?;
+            if applied > seen {
+                (seen, progressed) = (applied, Instant::now());
+            }
+            if applied >= events || progressed.elapsed() > STALLED {
+                return Ok(applied);
+            }
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Each event once, each owner's portfolio there: or the run is void.
@@ -346,64 +379,4 @@ fn decode(record: &Record) -> anyhow::Result<Event> {
         event::decode(record.key.as_deref(), record.value.as_deref(), record.header(header::TENANT_ID));
     let Ok(event) = event else { bail!("the backlog holds a record that is no event") };
     Ok(event)
-}
-
-fn text(report: &Report) -> String {
-    let mut out = String::new();
-    let machine = &report.machine;
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "machine    {} cores of {}, {} MiB, load before {:.2}{}",
-        machine.cores,
-        machine.cpu,
-        machine.memory_mib,
-        machine.load_average,
-        if machine.optimised {
-            ""
-        } else {
-            "\nThis is a development build: its figures say nothing. Build with --release."
-        }
-    );
-    for service in &report.services {
-        let _ = writeln!(out, "{:<10} {}", service.service, service.version);
-        for (name, value) in &service.settings {
-            let _ = writeln!(out, "             {name} = {value}");
-        }
-    }
-    let _ = writeln!(
-        out,
-        "\n{} events of {} owners, batches of {}, {} rounds in rotating order; three transactions: a {FEWER}th of the \
-         events.\nMedians over the rounds, with the least and the most in brackets.\n\n{:<20} {:>26} {:>25} {:>16} {:>22}",
-        report.events,
-        report.owners,
-        report.batch_size,
-        report.pairs,
-        "",
-        "events/s",
-        "CPU s per 1,000",
-        "peak MiB",
-        "consume / this one"
-    );
-    let shown = |spread: Option<Spread>, decimals: usize| {
-        spread.map_or_else(
-            || "-".to_owned(),
-            |Spread { median, min, max }| format!("{median:.decimals$} ({min:.decimals$}-{max:.decimals$})"),
-        )
-    };
-    for row in &report.rows {
-        let _ = writeln!(
-            out,
-            "{:<20} {:>26} {:>25} {:>16} {:>22}",
-            row.who.name(),
-            shown(row.events_per_second, 0),
-            shown(row.cpu_seconds_per_1000, 4),
-            shown(row.peak_rss_mib, 0),
-            shown(row.consumer_ratio, 2)
-        );
-    }
-    for void in &report.void {
-        let _ = writeln!(out, "\nvoid: {void}");
-    }
-    out
 }

@@ -158,8 +158,32 @@ impl Database {
         Ok(times)
     }
 
+    /// When the transaction that applied each event committed, in microseconds since 1970.
+    pub async fn applied_times(&self) -> anyhow::Result<Vec<(Uuid, i64)>> {
+        let mut conn = self.owner().await?;
+        let times = sqlx::query_as(
+            "select event_id, (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint from event_inbox \
+             where outcome = 'applied'",
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.close().await?;
+        Ok(times)
+    }
+
+    /// Without the times of commits there is no latency.
+    pub async fn check_commit_times(&self) -> anyhow::Result<()> {
+        if !self.is_on("track_commit_timestamp").await? {
+            bail!(
+                "track_commit_timestamp is off: latency is measured from PostgreSQL's commit times. Set \
+                 track_commit_timestamp = on in postgresql.conf and restart the server"
+            );
+        }
+        Ok(())
+    }
+
     /// Whether a setting of the server is on.
-    pub async fn is_on(&self, setting: &str) -> anyhow::Result<bool> {
+    async fn is_on(&self, setting: &str) -> anyhow::Result<bool> {
         Ok(self.setting(setting).await? == "on")
     }
 

@@ -118,6 +118,11 @@ impl Arrivals {
         }
     }
 
+    /// When an event was appended, in microseconds since 1970: the beginning of its millisecond.
+    pub fn at_us(&self, id: Uuid) -> Option<i64> {
+        Some(self.at_ms.get(&id)? * 1_000)
+    }
+
     /// How many of these events are missing.
     pub fn missing(&self, expected: &HashSet<Uuid>) -> usize {
         expected.iter().filter(|id| !self.at_ms.contains_key(id)).count()

@@ -98,13 +98,22 @@ fn commit_to_append(
     committed_us: &HashMap<Uuid, i64>,
     arrivals: &Arrivals,
 ) -> anyhow::Result<Histogram<u64>> {
-    let mut latency = Histogram::new(3)?;
+    elapsed(measured, |id| committed_us.get(&id).copied(), |id| arrivals.at_us(id))
+}
+
+/// What lies between two times of each event, in microseconds, and never less than nothing.
+pub fn elapsed(
+    measured: impl Iterator<Item = Uuid>,
+    from_us: impl Fn(Uuid) -> Option<i64>,
+    to_us: impl Fn(Uuid) -> Option<i64>,
+) -> anyhow::Result<Histogram<u64>> {
+    let mut elapsed = Histogram::new(3)?;
     for id in measured {
-        let committed = committed_us.get(&id).with_context(|| format!("event {id} has no commit time"))?;
-        let appended = arrivals.at_ms.get(&id).with_context(|| format!("event {id} has not arrived"))?;
-        latency.record(u64::try_from(appended * 1_000 - committed).unwrap_or_default())?;
+        let (from, to) =
+            from_us(id).zip(to_us(id)).with_context(|| format!("event {id} lacks one of its times"))?;
+        elapsed.record(u64::try_from(to - from).unwrap_or_default())?;
     }
-    Ok(latency)
+    Ok(elapsed)
 }
 
 #[cfg(test)]

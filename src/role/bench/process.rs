@@ -58,6 +58,11 @@ fn holds(open: &Path, socket: &str) -> bool {
         .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == socket))
 }
 
+/// Bytes as people read them.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// User and system time: the 14th and 15th field, counted from behind the name, which may hold anything.
 fn cpu_of(stat: &str) -> Option<Duration> {
     let (_, behind_name) = stat.rsplit_once(')')?;

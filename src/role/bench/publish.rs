@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use sqlx::Connection;
 use tracing::info;
@@ -55,7 +55,7 @@ pub async fn run(
         if let Some(connect) = &ground.connect {
             services.push(machine::kafka_connect(connect).await?);
         }
-        check_settings(&ground.database).await?;
+        ground.database.check_commit_times().await?;
         services.push(machine::postgres(&ground.database).await?);
         services.push(machine::kafka(&ground.broker).await?);
         let mut bench = Bench::open(ground, args, file).await?;
@@ -85,17 +85,6 @@ pub async fn run(
         return print_json(&report);
     }
     print!("{}", text::text(&report));
-    Ok(())
-}
-
-/// Without these times there is no latency.
-async fn check_settings(database: &Database) -> anyhow::Result<()> {
-    if !database.is_on("track_commit_timestamp").await? {
-        bail!(
-            "track_commit_timestamp is off: latency is measured from PostgreSQL's commit times. Set \
-             track_commit_timestamp = on in postgresql.conf and restart the server"
-        );
-    }
     Ok(())
 }
 

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::drain::{Drain, Outcome};
 use super::latency::Latency;
 use super::machine::{Machine, Service};
-use super::statistics::{Quantiles, Spread, pair_ratios};
+use super::process::mib;
+use super::statistics::{QuantileSpreads, Quantiles, Spread, pair_ratios};
 use crate::cli::{Case, Source};
 
 /// Everything `bench publish` has to say.
@@ -100,17 +101,6 @@ pub struct LatencyRow {
     pub ratios: Vec<Ratio>,
 }
 
-/// Each quantile over the rounds.
-#[derive(Debug, Serialize)]
-pub struct QuantileSpreads {
-    pub p50: Spread,
-    pub p90: Spread,
-    pub p95: Spread,
-    pub p99: Spread,
-    pub p99_9: Spread,
-    pub max: Spread,
-}
-
 /// The rounds of one run, by source.
 pub type Rounds<T> = BTreeMap<Source, Vec<Outcome<T>>>;
 
@@ -148,7 +138,7 @@ impl Report {
                 source: *source,
                 events_per_second: Spread::of(figures().map(Drain::events_per_second)),
                 cpu_seconds_per_1000: Spread::of(figures().filter_map(Drain::cpu_seconds_per_1000)),
-                peak_rss_mib: Spread::of(figures().filter_map(|d| mib(d.peak_rss_bytes))),
+                peak_rss_mib: Spread::of(figures().filter_map(|d| d.peak_rss_bytes).map(mib)),
                 duplicates: figures().map(|d| d.duplicates).sum(),
                 ratios,
                 rounds: measured,
@@ -175,16 +165,14 @@ impl Report {
             }
             let measured: Vec<Option<Latency>> = outcomes.iter().map(|o| o.measured().copied()).collect();
             let figures = || measured.iter().flatten();
-            let spread =
-                |of: fn(&Quantiles) -> f64| Spread::of(figures().map(|l| of(&l.commit_to_append_ms)));
             self.latencies.push(LatencyRow {
                 events_per_second: rate,
                 source: *source,
-                commit_to_append_ms: quantiles(spread),
+                commit_to_append_ms: QuantileSpreads::of(figures().map(|l| &l.commit_to_append_ms)),
                 transaction_ms_p50: Spread::of(figures().map(|l| l.transaction_ms.p50)),
                 generator_behind_ms: Spread::of(figures().map(|l| l.generator_behind_ms)),
                 cpu_seconds_per_1000: Spread::of(figures().filter_map(Latency::cpu_seconds_per_1000)),
-                peak_rss_mib: Spread::of(figures().filter_map(|l| mib(l.peak_rss_bytes))),
+                peak_rss_mib: Spread::of(figures().filter_map(|l| l.peak_rss_bytes).map(mib)),
                 dead_outbox_rows: Spread::of(figures().map(|l| l.dead_rows.outbox as f64)),
                 dead_cursor_rows: Spread::of(figures().map(|l| l.dead_rows.cursor as f64)),
                 duplicates: figures().map(|l| l.duplicates).sum(),
@@ -213,21 +201,6 @@ fn per_round<T>(rounds: &Rounds<T>, source: Source, of: impl Fn(&T) -> Option<f6
 
 fn push(ratios: &mut Vec<Ratio>, to: &str, of: &'static str, spread: Option<Spread>) {
     ratios.extend(spread.map(|ratio| Ratio { to: to.to_owned(), of, ratio }));
-}
-
-fn quantiles(of: impl Fn(fn(&Quantiles) -> f64) -> Option<Spread>) -> Option<QuantileSpreads> {
-    Some(QuantileSpreads {
-        p50: of(|q| q.p50)?,
-        p90: of(|q| q.p90)?,
-        p95: of(|q| q.p95)?,
-        p99: of(|q| q.p99)?,
-        p99_9: of(|q| q.p99_9)?,
-        max: of(|q| q.max)?,
-    })
-}
-
-fn mib(bytes: Option<u64>) -> Option<f64> {
-    Some(bytes? as f64 / f64::from(1 << 20))
 }
 
 /// The name of a case on the command line.

@@ -65,6 +65,32 @@ impl Quantiles {
     }
 }
 
+/// Each quantile over the rounds.
+#[derive(Debug, Serialize)]
+pub struct QuantileSpreads {
+    pub p50: Spread,
+    pub p90: Spread,
+    pub p95: Spread,
+    pub p99: Spread,
+    pub p99_9: Spread,
+    pub max: Spread,
+}
+
+impl QuantileSpreads {
+    /// Of the rounds that count; none, if none does.
+    pub fn of<'a>(rounds: impl Iterator<Item = &'a Quantiles> + Clone) -> Option<Self> {
+        let spread = |of: fn(&Quantiles) -> f64| Spread::of(rounds.clone().map(of));
+        Some(Self {
+            p50: spread(|q| q.p50)?,
+            p90: spread(|q| q.p90)?,
+            p95: spread(|q| q.p95)?,
+            p99: spread(|q| q.p99)?,
+            p99_9: spread(|q| q.p99_9)?,
+            max: spread(|q| q.max)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

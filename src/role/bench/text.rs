@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::machine::{Machine, Service};
 use super::report::{Ratio, Report, name_of};
 use super::statistics::Spread;
 
@@ -14,21 +15,7 @@ pub fn text(report: &Report) -> String {
 }
 
 fn write(report: &Report, out: &mut String) -> std::fmt::Result {
-    let machine = &report.machine;
-    writeln!(
-        out,
-        "machine    {} cores of {}, {} MiB, load before {:.2}",
-        machine.cores, machine.cpu, machine.memory_mib, machine.load_average
-    )?;
-    for service in &report.services {
-        writeln!(out, "{:<10} {}", service.service, service.version)?;
-        for (name, value) in &service.settings {
-            writeln!(out, "             {name} = {value}")?;
-        }
-    }
-    if !machine.optimised {
-        writeln!(out, "\nThis is a development build: its figures say nothing. Build with --release.")?;
-    }
+    head(&report.machine, &report.services, out)?;
     let workload = &report.workload;
     writeln!(
         out,
@@ -170,8 +157,27 @@ fn ratios(ratios: &[Ratio], out: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
+/// What was measured on.
+pub fn head(machine: &Machine, services: &[Service], out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "machine    {} cores of {}, {} MiB, load before {:.2}",
+        machine.cores, machine.cpu, machine.memory_mib, machine.load_average
+    )?;
+    for service in services {
+        writeln!(out, "{:<10} {}", service.service, service.version)?;
+        for (name, value) in &service.settings {
+            writeln!(out, "             {name} = {value}")?;
+        }
+    }
+    if !machine.optimised {
+        writeln!(out, "\nThis is a development build: its figures say nothing. Build with --release.")?;
+    }
+    Ok(())
+}
+
 /// A median with its extremes.
-fn shown(spread: Option<Spread>, decimals: usize) -> String {
+pub fn shown(spread: Option<Spread>, decimals: usize) -> String {
     spread.map_or_else(
         || "-".to_owned(),
         |Spread { median, min, max }| format!("{median:.decimals$} ({min:.decimals$}-{max:.decimals$})"),
