@@ -88,7 +88,7 @@ pub(super) async fn list(
     let time = |name| {
         params.parsed::<DateTime<Utc>>(name, "must be a time in RFC 3339, such as 2026-01-31T12:00:00Z")
     };
-    let to = time("to")?.unwrap_or_else(Utc::now);
+    let to = time("to")?.unwrap_or_else(|| api.db.now());
     let from = time("from")?.unwrap_or(to - LOOK_BACK);
     if from > to {
         return Err(Problem::parameter("from", "must not be later than to"));

@@ -183,6 +183,14 @@ async fn events_of_a_host_months_off_are_of_today() {
         let seen: Value = seen.json().await.expect("json");
         let all = (1..=quantity).sum::<i64>();
         assert_eq!(seen["data"]["miners_total"], all, "{step}: what is called visible is there: {seen}");
+
+        let miner = &added["miner_id"];
+        post("miners/telemetry", json!({"points": [{"miner_id": miner, "hashrate_ths": 200}]})).await;
+        let id = miner.as_str().expect("an id");
+        let url = format!("http://{api}/api/miners/{id}/telemetry?resolution=raw");
+        let points = client.get(url).bearer_auth(&bearer).send().await.expect("an answer");
+        let points: Value = points.json().await.expect("json");
+        assert_eq!(points["data"].as_array().map(Vec::len), Some(1), "{step}: of the last day: {points}");
     }
     let place = "select string_agg(distinct tableoid::regclass::text, ' ') from event_inbox";
     let day = Utc::now().format("event_inbox_p%Y%m%d").to_string();
