@@ -406,6 +406,13 @@ async fn an_event_no_broker_takes_becomes_a_dead_letter_and_can_be_replayed() {
     assert_eq!(record.value, Some(payload.into_bytes()));
 }
 
+const A_LARGE_TRANSACTION: &str = "\
+    insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, payload) \
+    select i.id, 'miner', 'm', 't:u' || n % 7, 'miner.updated', 't', 'u' || n % 7, jsonb_build_object( \
+      'event_id', i.id, 'kind', 'miner.updated', 'tenant_id', 't', 'user_id', 'u' || n % 7, 'entity_id', 'm', \
+      'data', jsonb_build_object('pad', repeat('x', 300))) \
+    from (select gen_random_uuid() as id, n from generate_series(1, 100000) n offset 0) i";
+
 async fn a_transaction_of_100_000_events_passes_through_bounded_memory(source: &str) {
     let kafka = service("KAFKA_BROKERS");
     let proxy = Proxy::before(&kafka).await;
@@ -415,16 +422,7 @@ async fn a_transaction_of_100_000_events_passes_through_bounded_memory(source: &
     let answers = CancellationToken::new();
     let fate = Fate::HoldAnswer(answers.clone());
     proxy.rule(Rule { api_key: PRODUCE, lane: None, skip: 0, times: usize::MAX, fate });
-    publishing
-        .test
-        .execute(
-            "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, payload) \
-             select i.id, 'miner', 'm', 't:u' || n % 7, 'miner.updated', 't', 'u' || n % 7, jsonb_build_object( \
-               'event_id', i.id, 'kind', 'miner.updated', 'tenant_id', 't', 'user_id', 'u' || n % 7, 'entity_id', 'm', \
-               'data', jsonb_build_object('pad', repeat('x', 300))) \
-             from (select gen_random_uuid() as id, n from generate_series(1, 100000) n offset 0) i",
-        )
-        .await;
+    publishing.test.execute(A_LARGE_TRANSACTION).await;
     // The broker takes nothing more, so the publisher reads until it has what it may have.
     publisher.says("handing over").await;
     let mut peak = publisher.peak_memory();
@@ -529,6 +527,42 @@ async fn transactions_open_across_the_switch_to_the_log_are_published() {
     publishing.read_until_there([id].into()).await;
     late.commit().await.expect("commit");
     publishing.everything_is_published().await;
+}
+
+/// The slot is there long before the table is read to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_slot_has_missed_comes_from_the_table_and_the_slot_keeps_nothing_that_is_published() {
+    let mut publishing = publishing(&[]).await;
+    publishing.test.execute(A_LARGE_TRANSACTION).await;
+    let _publisher = publishing.publisher("wal", ready("wal")).await;
+    publishing.commit(1).await;
+    publishing.everything_is_published().await;
+    let written: String = publishing.test.scalar("select pg_current_wal_insert_lsn()::text").await;
+    publishing
+        .holds(&format!(
+            "(select confirmed_flush_lsn >= '{written}' from pg_replication_slots where database = current_database())"
+        ))
+        .await;
+}
+
+/// Each time leaves a dead row behind, and while a transaction is held open elsewhere they pile up.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_the_cursor_is_stored_at_most_fifty_times_a_second() {
+    let mut publishing = publishing(&[]).await;
+    let publisher = publishing.publisher("poll", LEADS).await;
+    let writer = Writer::start(&publishing);
+    publishing.beats_on(3).await;
+    writer.stop().await;
+    publishing.everything_is_published().await;
+    publisher.signal("TERM").await;
+    assert_eq!(publisher.ended().await.0.code(), Some(0));
+    // A second passes from beat to beat. Sessions that have ended have told what they did.
+    let seconds: i64 = publishing.test.scalar("select beat + 1 from publisher_cursor").await;
+    let stored: i64 = publishing
+        .test
+        .scalar("select n_tup_upd from pg_stat_user_tables where relname = 'publisher_cursor'")
+        .await;
+    assert!((1..=seconds * 51).contains(&stored), "{stored} times in {seconds} s");
 }
 
 #[tokio::test(flavor = "multi_thread")]

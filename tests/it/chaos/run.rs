@@ -74,7 +74,7 @@ pub(crate) struct Done {
 pub(crate) async fn run(plan: Plan) -> Done {
     let evidence = Evidence::open(&plan);
     println!("{plan}");
-    let stage = Arc::new(Stage::build(&evidence.folder, plan.source).await);
+    let stage = Arc::new(Box::pin(Stage::build(&evidence.folder, plan.source)).await);
     for (name, role) in &stage.roles {
         if *name != GUEST {
             role.lock().await.start();

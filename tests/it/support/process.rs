@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 /// Longer than any step of a process takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -13,7 +14,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// A running role. Killed with this value.
 pub(crate) struct Process {
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Its lines. They are read whether or not the test waits for one: a process whose pipe is full stands still.
+    log: mpsc::UnboundedReceiver<String>,
     heard: String,
 }
 
@@ -57,7 +59,14 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let log = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (said, log) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Nobody listens any more, and still the pipe must not fill.
+                let _ = said.send(line);
+            }
+        });
         let mut process = Self { child, log, heard: String::new() };
         process.says(ready).await;
         process
@@ -66,7 +75,7 @@ impl Process {
     /// Waits for a line of the log that contains `text`.
     pub(crate) async fn says(&mut self, text: &str) {
         let listen = async {
-            while let Some(line) = self.log.next_line().await.expect("readable") {
+            while let Some(line) = self.log.recv().await {
                 self.heard.push_str(&line);
                 self.heard.push('\n');
                 if line.contains(text) {
@@ -101,12 +110,14 @@ impl Process {
 
     /// Waits for the end; returns the status and what was said on the way.
     pub(crate) async fn ended(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
         let ended = async {
-            let _ = self.log.get_mut().read_to_string(&mut rest).await;
+            while let Some(line) = self.log.recv().await {
+                self.heard.push_str(&line);
+                self.heard.push('\n');
+            }
             self.child.wait().await.expect("it ends")
         };
         let status = tokio::time::timeout(DEADLINE, ended).await.expect("it ends in time");
-        (status, self.heard + &rest)
+        (status, self.heard)
     }
 }
