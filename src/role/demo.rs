@@ -161,7 +161,24 @@ impl Demo {
         while let Some(seen) = self.waiting.join_next().await {
             self.record(seen?);
         }
+        self.settle().await;
         self.summary().await
+    }
+
+    /// Waits for the groups whose read models nobody waited for.
+    async fn settle(&self) {
+        let mut bell = self.bells.listen(Bell::Applied);
+        let applied = async {
+            loop {
+                bell.arm();
+                if self.lag().await == Some(0) {
+                    return;
+                }
+                bell.rung().await;
+            }
+        };
+        // What is left after that is told.
+        let _ = tokio::time::timeout(LONGEST_WAIT, applied).await;
     }
 
     fn record(&mut self, seen: Duration) {
