@@ -1,7 +1,10 @@
 //! One hand-over of records to one partition. What the log will never take becomes a dead letter of the publisher.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sqlx::PgConnection;
+use tokio::task::JoinSet;
 use tracing::{debug, error};
 use uuid::Uuid;
 
@@ -9,9 +12,12 @@ use super::{PublishError, Publisher};
 use crate::dead_letter::{self, Cause, Known, PUBLISHER, Place};
 use crate::doorbell::Bell;
 use crate::event::header;
-use crate::log::{LogError, Record};
+use crate::log::{AppendError, LogError, Record};
 use crate::metrics;
 use crate::outbox::Leadership;
+
+/// Compressing this many records takes longer than waking another thread.
+const MANY: usize = 64;
 
 /// How far a hand-over came: the first `settled` records are in the log or dead letters.
 pub(super) struct HandedOver {
@@ -26,14 +32,14 @@ impl Publisher {
         leadership: &Leadership,
         topic: &str,
         partition: i32,
-        records: &[Record],
+        records: &Arc<Vec<Record>>,
     ) -> HandedOver {
         let mut settled = 0;
         while settled < records.len() {
             let rest = &records[settled..];
             debug!(topic, partition, records = rest.len(), "handing over");
             fail::fail_point!("pub.before_send");
-            let failed = self.log.append(topic, partition, rest).await.err();
+            let failed = self.append(topic, partition, records, settled).await.err();
             debug!(topic, partition, "handed over");
             fail::fail_point!("pub.after_ack");
             let appended = failed.as_ref().map_or(rest.len(), |failed| failed.appended);
@@ -57,6 +63,33 @@ impl Publisher {
             }
         }
         HandedOver { settled, failed: None }
+    }
+
+    /// Appends the records behind the first `settled`. Many are compressed and sent by a task of their own: the one of the
+    /// pipeline decodes the next rows meanwhile.
+    async fn append(
+        &self,
+        topic: &str,
+        partition: i32,
+        records: &Arc<Vec<Record>>,
+        settled: usize,
+    ) -> Result<(), AppendError> {
+        if records.len() - settled < MANY {
+            return self.log.append(topic, partition, &records[settled..]).await;
+        }
+        let (log, topic, records) = (Arc::clone(&self.log), topic.to_owned(), Arc::clone(records));
+        let appending = async move { log.append(&topic, partition, &records[settled..]).await };
+        // Ends with the caller.
+        let mut task = JoinSet::new();
+        task.spawn(appending);
+        match task.join_next().await {
+            Some(Ok(appended)) => appended,
+            Some(Err(ended)) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+            // Whether anything was appended is not known.
+            _ => {
+                Err(AppendError { appended: 0, error: LogError::Unavailable("the process ends".to_owned()) })
+            }
+        }
     }
 }
 

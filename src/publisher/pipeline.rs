@@ -1,11 +1,12 @@
 //! Moves rows from a source to their lanes, and keeps how far all of them are settled.
 //!
-//! One task drives everything: reading ahead, an append in flight for each lane, the rows kept back, and the mark of
-//! the last batch that is settled with all before it. What is in memory is bounded; beyond, the source waits.
+//! One task drives everything: reading ahead, an append in flight for each lane (a large one encodes itself beside it), the
+//! rows kept back, and the mark of the last batch that is settled with all before it. What is in memory is bounded; beyond, the source waits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, FutureExt as _};
@@ -322,10 +323,11 @@ async fn append(
     lane: LaneId,
     mut entries: Vec<Entry>,
 ) -> Done {
-    let records: Vec<Record> = entries.iter_mut().map(|entry| std::mem::take(&mut entry.record)).collect();
+    let records = entries.iter_mut().map(|entry| std::mem::take(&mut entry.record)).collect();
+    let records: Arc<Vec<Record>> = Arc::new(records);
     let handed_over = publisher.hand_over(leadership, &lane.0, lane.1, &records).await;
     let rest = handed_over.settled;
-    for (entry, record) in entries.iter_mut().zip(records).skip(rest) {
+    for (entry, record) in entries.iter_mut().zip(Arc::unwrap_or_clone(records)).skip(rest) {
         entry.record = record;
     }
     Done::Appended { lane, entries, settled: rest, failed: handed_over.failed }
@@ -351,7 +353,7 @@ impl Publisher {
             for record in &mut records {
                 record::keep_alive(record, known.retention, self.db.now());
             }
-            let handed_over = self.hand_over(leadership, topic, partition, &records).await;
+            let handed_over = self.hand_over(leadership, topic, partition, &Arc::new(records)).await;
             stuck::forget(&mut *leadership.session().await, &positions[..handed_over.settled]).await?;
             if let Some(failed) = handed_over.failed {
                 return Err(failed);
