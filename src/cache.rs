@@ -33,6 +33,8 @@ use redis::RedisStore;
 pub enum Key {
     /// A user's portfolio.
     UserPortfolio { tenant: TenantId, user: UserId },
+    /// A user's schedule.
+    OpsSchedule { tenant: TenantId, user: UserId },
 }
 
 impl Key {
@@ -41,10 +43,16 @@ impl Key {
         Self::UserPortfolio { tenant: tenant.clone(), user: user.clone() }
     }
 
+    /// The key of a user's schedule.
+    pub fn schedule(tenant: &TenantId, user: &UserId) -> Self {
+        Self::OpsSchedule { tenant: tenant.clone(), user: user.clone() }
+    }
+
     /// The kind of key: a label of metrics.
     fn family(&self) -> &'static str {
         match self {
             Self::UserPortfolio { .. } => "user_portfolio",
+            Self::OpsSchedule { .. } => "ops_schedule",
         }
     }
 }
@@ -52,8 +60,41 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UserPortfolio { tenant, user } => write!(f, "{}:{tenant}:{user}", self.family()),
+            Self::UserPortfolio { tenant, user } | Self::OpsSchedule { tenant, user } => {
+                write!(f, "{}:{tenant}:{user}", self.family())
+            }
         }
+    }
+}
+
+/// How long values are fresh, by the kind of key; for as long again they are served stale.
+#[derive(Debug, Clone, Copy)]
+struct Freshness {
+    portfolio: Duration,
+    schedule: Duration,
+}
+
+impl Freshness {
+    fn of(config: &CacheConfig) -> Self {
+        Self {
+            portfolio: Duration::from_secs(config.portfolio_fresh_seconds),
+            schedule: Duration::from_secs(config.schedule_fresh_seconds),
+        }
+    }
+
+    fn fresh(self, key: &Key) -> Duration {
+        match key {
+            Key::UserPortfolio { .. } => self.portfolio,
+            Key::OpsSchedule { .. } => self.schedule,
+        }
+    }
+
+    fn kept(self, key: &Key) -> Duration {
+        self.fresh(key) * 2
+    }
+
+    fn longest_kept(self) -> Duration {
+        self.portfolio.max(self.schedule) * 2
     }
 }
 
@@ -117,7 +158,7 @@ enum Store {
 #[derive(Debug)]
 pub struct Cache {
     store: Store,
-    fresh: Duration,
+    freshness: Freshness,
     lifecycle: Lifecycle,
     /// Loads in flight: whoever misses the same key waits for the first.
     flights: Mutex<HashMap<Key, Arc<OnceCell<Entry>>>>,
@@ -133,17 +174,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Cache {
     /// A cache in Redis, or without one in this process.
     pub fn new(config: &CacheConfig, redis: Option<Arc<Redis>>, lifecycle: &Lifecycle) -> Arc<Self> {
-        let fresh = Duration::from_secs(config.portfolio_fresh_seconds);
-        // As long again it is served stale.
-        let kept = fresh * 2;
+        let freshness = Freshness::of(config);
         let patience = Duration::from_millis(config.load_wait_ms);
         let store = match redis {
-            Some(redis) => Store::Redis(RedisStore::new(redis, kept, patience, lifecycle)),
-            None => Store::Memory(MemoryStore::new(config.memory_max_entries, kept)),
+            Some(redis) => Store::Redis(RedisStore::new(redis, freshness, patience, lifecycle)),
+            None => Store::Memory(MemoryStore::new(config.memory_max_entries, freshness)),
         };
         Arc::new(Self {
             store,
-            fresh,
+            freshness,
             lifecycle: lifecycle.clone(),
             flights: Mutex::default(),
             refreshing: Mutex::default(),
@@ -170,7 +209,7 @@ impl Cache {
             let entry = self.load(key, &origin).await?;
             return Ok((entry, Metadata::LOADED));
         };
-        let stale = age >= self.fresh;
+        let stale = age >= self.freshness.fresh(key);
         metrics::cache_request(key.family(), if stale { "stale" } else { "hit" });
         if stale {
             self.refresh(key, origin);

@@ -52,6 +52,20 @@ pub mod kind {
     pub const TREASURY_SETTINGS_CHANGED: &str = "treasury.settings_changed";
     /// A lot came into a treasury, other than by a trade.
     pub const TREASURY_LOT_ADDED: &str = "treasury.lot_added";
+    /// Power prices of a market came in.
+    pub const OPS_PRICE_RECEIVED: &str = "ops.price_received";
+    /// What a user's site allows and costs changed.
+    pub const OPS_SETTINGS_CHANGED: &str = "ops.settings_changed";
+    /// A curtailment plan was made.
+    pub const OPS_PLAN_CREATED: &str = "ops.plan_created";
+    /// A plan was approved, stopped, completed or cancelled.
+    pub const OPS_PLAN_STATUS_CHANGED: &str = "ops.plan_status_changed";
+    /// A plan's time has come: miners are switched by it.
+    pub const OPS_PLAN_APPLIED: &str = "ops.plan_applied";
+    /// Miners are to be off from now on.
+    pub const OPS_CURTAILMENT_STARTED: &str = "ops.curtailment_started";
+    /// They may run again.
+    pub const OPS_CURTAILMENT_ENDED: &str = "ops.curtailment_ended";
     /// A lead came in.
     pub const CRM_LEAD_CAPTURED: &str = "crm.lead_captured";
     /// Fields of a lead changed.

@@ -31,6 +31,7 @@ macro_rules! scope {
 scope!(MinersRead, "miners:read");
 scope!(MinersWrite, "miners:write");
 scope!(PortfolioRead, "portfolio:read");
+scope!(OpsRead, "ops:read");
 scope!(OpsPlan, "ops:plan");
 scope!(TreasuryRead, "treasury:read");
 scope!(TreasuryTrade, "treasury:trade");

@@ -11,9 +11,11 @@
 //! | `extract` | bodies, path and query parameters |
 //! | `problem` | the one error type |
 //! | `command` | running a command in a transaction |
+//! | `compute` | running what takes a processor for a while |
+//! | `cached` | a user's row of a read model |
 //! | `csv` | tables as CSV, for spreadsheets |
 //! | `visible` | reading one's own write |
-//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `portfolio`, `probes`, `treasury`, `webhook` |
+//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `ops`, `portfolio`, `probes`, `treasury`, `webhook` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,12 +28,15 @@ use tokio::sync::Semaphore;
 use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
 use crate::db::Db;
+use crate::domain::ops::settings::Defaults;
 use crate::domain::webhook::{AllowedHosts, Vault};
 use crate::doorbell::Doorbells;
 
 mod auth;
 mod bulk;
+mod cached;
 mod command;
+mod compute;
 mod crm;
 mod csv;
 mod dead_letters;
@@ -41,6 +46,7 @@ mod miner_models;
 mod miner_telemetry;
 mod miners;
 mod network;
+mod ops;
 mod portfolio;
 mod probes;
 mod problem;
@@ -67,6 +73,8 @@ pub struct Api {
     telemetry_late: TimeDelta,
     vault: Option<Arc<Vault>>,
     webhook_hosts: Arc<AllowedHosts>,
+    site_defaults: Defaults,
+    computing: Arc<Semaphore>,
 }
 
 impl Api {
@@ -88,6 +96,8 @@ impl Api {
             telemetry_late: TimeDelta::days(config.miner_telemetry.late_days.into()),
             vault: Vault::new(&config.webhooks.key).map(Arc::new),
             webhook_hosts: Arc::new(AllowedHosts::parse(&config.webhooks.allowed_hosts)),
+            site_defaults: Defaults { pool_fee: config.economics.pool_fee, pue: config.economics.pue },
+            computing: Arc::new(Semaphore::new(compute::AT_ONCE)),
         })
     }
 
@@ -110,6 +120,7 @@ impl Api {
             .merge(crm::routes())
             .merge(webhook::routes())
             .merge(treasury::routes())
+            .merge(ops::routes())
             .layer(axum::middleware::from_fn_with_state(self.clone(), middleware::limits));
         // Probes answer under load, too.
         Router::new()

@@ -1,23 +1,20 @@
-//! Owns the resource portfolio: cached reads, and reads that wait for an event of one's own.
+//! Owns the resource portfolio: a user's figures, cached.
 //! Promises that an answer to `after` holds the event, whatever the cache holds.
 //! Called by the router.
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
 use super::Api;
 use super::auth::{Allowed, PortfolioRead};
+use super::cached::{self, View};
 use super::extract::Params;
 use super::problem::Problem;
-use super::visible::{After, ReadModel};
-use crate::cache::{Entry, Key, Metadata, Origin};
-use crate::db::Db;
+use super::visible::ReadModel;
+use crate::cache::Key;
+use crate::db::TenantTx;
 use crate::identifier::{TenantId, UserId};
-use crate::read_model::portfolio::{self, GROUP, KINDS};
-
-const MODEL: ReadModel = ReadModel { group: GROUP, kinds: KINDS, name: "a portfolio" };
+use crate::read_model::portfolio::{self, GROUP, KINDS, PortfolioView};
 
 /// GET /api/portfolio?user_id=&after=&wait=: {data, metadata}.
 pub(super) async fn get(
@@ -25,54 +22,26 @@ pub(super) async fn get(
     Allowed { who, .. }: Allowed<PortfolioRead>,
     params: Params,
 ) -> Result<Response, Problem> {
-    let user = params.user("user_id")?.unwrap_or_else(|| who.user.clone());
-    let after = After::of(&params)?;
-    if user != who.user && !who.is_admin() {
-        return Err(Problem::forbidden("reading another user's portfolio needs the role admin"));
-    }
-    let key = Key::portfolio(&who.tenant, &user);
-    let row = Row { db: api.db.clone(), tenant: who.tenant, user };
-    if after.event_id.is_none() {
-        let (entry, metadata) = api.cache.read(&key, row).await?;
-        return Ok(answer(&entry, metadata));
-    }
-    after.wait(&api, &row.tenant, &MODEL).await?;
-    let entry = row.load().await?;
-    api.cache.put(&key, &entry).await;
-    Ok(answer(&entry, Metadata::LOADED))
+    let (entry, metadata) = cached::read::<PortfolioView>(&api, who, &params).await?;
+    Ok(cached::answer(&entry.json, metadata))
 }
 
-/// The cached text goes out as it is.
-fn answer(entry: &Entry, metadata: Metadata) -> Response {
-    let metadata = serde_json::to_string(&metadata).unwrap_or_default();
-    let body = format!("{{\"data\":{},\"metadata\":{metadata}}}", entry.json);
-    let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
+impl View for PortfolioView {
+    const MODEL: ReadModel = ReadModel { group: GROUP, kinds: KINDS, name: "a portfolio" };
 
-/// A row of the read model, as the origin of a cached value.
-struct Row {
-    db: Db,
-    tenant: TenantId,
-    user: UserId,
-}
-
-impl Origin for Row {
-    type Error = sqlx::Error;
-
-    async fn load(&self) -> Result<Entry, sqlx::Error> {
-        let mut tx = self.db.tenant(&self.tenant).await?;
-        let view = portfolio::get(&mut tx, &self.user).await?;
-        tx.commit().await?;
-        let json = serde_json::to_string(&view).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-        Ok(Entry { json: json.into(), version: view.version })
+    fn key(tenant: &TenantId, user: &UserId) -> Key {
+        Key::portfolio(tenant, user)
     }
 
-    async fn version(&self) -> Result<i64, sqlx::Error> {
-        let mut tx = self.db.tenant(&self.tenant).await?;
-        let version = portfolio::version(&mut tx, &self.user).await?;
-        tx.commit().await?;
-        Ok(version)
+    async fn load(tx: &mut TenantTx, user: &UserId) -> Result<Self, sqlx::Error> {
+        portfolio::get(tx, user).await
+    }
+
+    fn version(&self) -> i64 {
+        self.version
+    }
+
+    async fn newest(tx: &mut TenantTx, user: &UserId) -> Result<i64, sqlx::Error> {
+        portfolio::version(tx, user).await
     }
 }

@@ -20,6 +20,8 @@ use crate::read_model::visibility::{self, Visibility};
 /// How long a reader waits for its event unless it says otherwise.
 const DEFAULT_WAIT: Duration = Duration::from_secs(2);
 const MAX_WAIT: Decimal = Decimal::TEN;
+/// How often a reader looks whether a job has caught up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a reader reads, and who keeps it.
 pub(super) struct ReadModel {
@@ -50,16 +52,30 @@ impl After {
         Ok(Self { event_id, wait })
     }
 
-    /// Waits until the event is in the read model, if there is one to wait for.
-    pub(super) async fn wait(&self, api: &Api, tenant: &TenantId, model: &ReadModel) -> Result<(), Problem> {
-        let Some(event_id) = self.event_id else { return Ok(()) };
+    /// Waits until the event is in the read model, if there is one to wait for; returns when the wait would have ended.
+    pub(super) async fn wait(
+        &self,
+        api: &Api,
+        tenant: &TenantId,
+        model: &ReadModel,
+    ) -> Result<Instant, Problem> {
         let deadline = Instant::now() + self.wait;
+        let Some(event_id) = self.event_id else { return Ok(deadline) };
         let (db, bells) = (&api.db, &api.bells);
         match visibility::wait(db, tenant, model.group, model.kinds, event_id, deadline, bells).await? {
-            Visibility::Visible => Ok(()),
+            Visibility::Visible => Ok(deadline),
             not_visible => Err(refusal(not_visible, model)),
         }
     }
+}
+
+/// A little while later, or the refusal once the wait is over: for what an applied event left to a job.
+pub(super) async fn again(deadline: Instant, model: &ReadModel) -> Result<(), Problem> {
+    if Instant::now() >= deadline {
+        return Err(refusal(Visibility::Pending, model));
+    }
+    tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_AGAIN)).await;
+    Ok(())
 }
 
 fn refusal(visibility: Visibility, model: &ReadModel) -> Problem {

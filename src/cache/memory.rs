@@ -3,13 +3,12 @@
 //! Called by the cache, which checks a hit against the row's version.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use moka::ops::compute::Op;
 use moka::sync::Cache as Moka;
 use tokio::time::Instant;
 
-use super::{Entry, Hit, Key};
+use super::{Entry, Freshness, Hit, Key};
 
 #[derive(Debug, Clone)]
 struct Stored {
@@ -22,16 +21,20 @@ struct Stored {
 #[derive(Debug)]
 pub(super) struct MemoryStore {
     entries: Moka<Key, Stored>,
+    freshness: Freshness,
 }
 
 impl MemoryStore {
-    pub(super) fn new(max_entries: u64, kept: Duration) -> Self {
-        Self { entries: Moka::builder().max_capacity(max_entries).time_to_live(kept).build() }
+    pub(super) fn new(max_entries: u64, freshness: Freshness) -> Self {
+        let kept = freshness.longest_kept();
+        Self { entries: Moka::builder().max_capacity(max_entries).time_to_live(kept).build(), freshness }
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<Hit> {
         let Stored { version, json, at } = self.entries.get(key)?;
-        Some(Hit { entry: Entry { json: json?, version }, age: at.elapsed() })
+        let age = at.elapsed();
+        let hit = Hit { entry: Entry { json: json?, version }, age };
+        (age < self.freshness.kept(key)).then_some(hit)
     }
 
     pub(super) fn put(&self, key: &Key, entry: &Entry) {

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use super::{Entry, Hit, Key, locked};
+use super::{Entry, Freshness, Hit, Key, locked};
 use crate::lifecycle::Lifecycle;
 use crate::redis::{FromValue, PAUSE, Redis, Script};
 
@@ -67,7 +67,7 @@ pub(super) struct RedisStore {
     claim: Script,
     /// The name of this process in claims.
     process: String,
-    kept: Duration,
+    freshness: Freshness,
     /// How long a load waits for that of another process.
     patience: Duration,
     lifecycle: Lifecycle,
@@ -84,7 +84,7 @@ struct Owed {
 impl RedisStore {
     pub(super) fn new(
         redis: Arc<Redis>,
-        kept: Duration,
+        freshness: Freshness,
         patience: Duration,
         lifecycle: &Lifecycle,
     ) -> Arc<Self> {
@@ -95,7 +95,7 @@ impl RedisStore {
             invalidate: Script::from_lua(INVALIDATE),
             claim: Script::from_lua(CLAIM),
             process: Uuid::new_v4().simple().to_string(),
-            kept,
+            freshness,
             patience,
             lifecycle: lifecycle.clone(),
             owed: Mutex::default(),
@@ -109,7 +109,7 @@ impl RedisStore {
         let found: Option<(String, i64)> = self.eval(&self.get, key, Vec::new()).await?;
         let (text, left_ms) = found?;
         let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or_default());
-        Some(Hit { entry: entry(&text)?, age: self.kept.saturating_sub(left) })
+        Some(Hit { entry: entry(&text)?, age: self.freshness.kept(key).saturating_sub(left) })
     }
 
     /// Waits while another process loads a key. What it loaded, or nothing: then it is for this one to load, and the
@@ -130,7 +130,7 @@ impl RedisStore {
     }
 
     pub(super) async fn put(&self, key: &Key, entry: &Entry) {
-        let arguments = vec![entry.version.to_string(), entry.json.to_string(), self.kept_ms()];
+        let arguments = vec![entry.version.to_string(), entry.json.to_string(), self.kept_ms(key)];
         let _: Option<i64> = self.eval(&self.put, key, arguments).await;
     }
 
@@ -162,7 +162,7 @@ impl RedisStore {
     /// Invalidates all at once and returns those that failed.
     async fn try_invalidate(&self, keys: Vec<(Key, i64)>) -> Vec<(Key, i64)> {
         let calls = keys.into_iter().map(|(key, version)| async move {
-            let arguments = vec![version.to_string(), self.kept_ms()];
+            let arguments = vec![version.to_string(), self.kept_ms(&key)];
             let done: Option<i64> = self.eval(&self.invalidate, &key, arguments).await;
             done.is_none().then_some((key, version))
         });
@@ -182,10 +182,9 @@ impl RedisStore {
             let mut owed = locked(&self.owed);
             for (key, version) in due {
                 let paid = !failed.contains_key(&key);
-                if owed
-                    .get(&key)
-                    .is_some_and(|o| (paid && o.version <= version) || o.since.elapsed() > self.kept)
-                {
+                if owed.get(&key).is_some_and(|o| {
+                    (paid && o.version <= version) || o.since.elapsed() > self.freshness.kept(&key)
+                }) {
                     owed.remove(&key);
                 }
             }
@@ -195,8 +194,8 @@ impl RedisStore {
         }
     }
 
-    fn kept_ms(&self) -> String {
-        self.kept.as_millis().to_string()
+    fn kept_ms(&self, key: &Key) -> String {
+        self.freshness.kept(key).as_millis().to_string()
     }
 
     async fn eval<T: FromValue>(&self, script: &Script, key: &Key, arguments: Vec<String>) -> Option<T> {

@@ -47,6 +47,7 @@ mod worker;
 pub use offset::{register, register_grown};
 pub use topics::follow_topics;
 use worker::Worker;
+pub use worker::copies;
 
 /// A worker that ran for so long did not end because it was started too early.
 const LASTED: Duration = Duration::from_secs(30);

@@ -21,11 +21,12 @@ use super::takeover::Takeover;
 use super::transient::Patience;
 use super::trouble::{Complaint, Trouble};
 use crate::backoff::Backoff;
+use crate::cache::Key;
 use crate::doorbell::Bell;
 use crate::group::TopicPartition;
 use crate::log::{LogError, Record};
 use crate::metrics;
-use crate::projection::Dirty;
+use crate::projection::{Dirty, Row};
 
 /// A worker that ran for so long before it panicked starts anew at once.
 const STEADY: Duration = Duration::from_secs(60);
@@ -427,10 +428,15 @@ impl Worker {
 
 impl Context {
     async fn invalidate(&self, dirty: &[Dirty]) {
-        let keys: Vec<_> = dirty
-            .iter()
-            .map(|d| (crate::cache::Key::portfolio(&d.tenant_id, &d.user_id), d.version))
-            .collect();
-        self.cache.invalidate(&keys).await;
+        self.cache.invalidate(&copies(dirty)).await;
     }
+}
+
+/// The copies of rows in the cache, and the versions that are newer.
+pub fn copies(dirty: &[Dirty]) -> Vec<(Key, i64)> {
+    let key = |dirty: &Dirty| match &dirty.row {
+        Row::Portfolio(user) => Key::portfolio(&dirty.tenant_id, user),
+        Row::Schedule(user) => Key::schedule(&dirty.tenant_id, user),
+    };
+    dirty.iter().map(|dirty| (key(dirty), dirty.version)).collect()
 }

@@ -20,6 +20,7 @@ pub mod machine;
 pub mod miner;
 pub mod miner_model;
 pub mod network;
+pub mod ops;
 pub mod treasury;
 pub mod webhook;
 

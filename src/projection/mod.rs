@@ -17,6 +17,7 @@ use crate::identifier::{TenantId, UserId};
 use crate::read_model;
 
 mod crm;
+pub mod intelligence;
 mod portfolio;
 mod treasury;
 
@@ -24,8 +25,17 @@ mod treasury;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dirty {
     pub tenant_id: TenantId,
-    pub user_id: UserId,
+    pub row: Row,
     pub version: i64,
+}
+
+/// A row of a tenant's read models of which copies are cached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A user's portfolio.
+    Portfolio(UserId),
+    /// A user's schedule.
+    Schedule(UserId),
 }
 
 /// A row of a read model, of one user, that events ask to recompute.
@@ -118,6 +128,7 @@ pub struct Group {
 
 /// Every group of this build.
 pub fn groups(assumptions: Assumptions) -> Vec<Group> {
+    let intelligence = intelligence::IntelligenceHandler::new(assumptions.clone());
     vec![
         Group {
             name: read_model::portfolio::GROUP,
@@ -133,6 +144,11 @@ pub fn groups(assumptions: Assumptions) -> Vec<Group> {
             name: read_model::treasury::GROUP,
             reads: &[AggregateType::Treasury, AggregateType::Ops],
             handler: Arc::new(treasury::TreasuryHandler),
+        },
+        Group {
+            name: read_model::schedule::GROUP,
+            reads: &[AggregateType::Miner, AggregateType::Ops],
+            handler: Arc::new(intelligence),
         },
     ]
 }

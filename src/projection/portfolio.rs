@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Dirty, EventHandler, HandlerError, Owner};
+use super::{Dirty, EventHandler, HandlerError, Owner, Row};
 use crate::db::WorkerTx;
 use crate::economics::{self, Assumptions};
 use crate::event::{Event, kind};
@@ -88,14 +88,14 @@ impl PortfolioHandler {
             let snapshot_id = network.as_ref().map(|(id, _)| *id);
             let version =
                 portfolio_write::store(conn, tenant, &owner, &figures, snapshot_id, event_id).await?;
-            dirty.push(Dirty { tenant_id: tenant.clone(), user_id: owner, version });
+            dirty.push(Dirty { tenant_id: tenant.clone(), row: Row::Portfolio(owner), version });
         }
         Ok(dirty)
     }
 }
 
 /// The owners an event concerns: its user, and the one who gave the miner away.
-fn owners_of(event: &Event) -> BTreeSet<UserId> {
+pub(super) fn owners_of(event: &Event) -> BTreeSet<UserId> {
     let previous = event.data.pointer("/changes/owner_id/old").and_then(|v| v.as_str()?.parse().ok());
     previous.into_iter().chain([event.user_id.clone()]).collect()
 }

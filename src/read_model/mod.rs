@@ -4,8 +4,11 @@
 
 pub mod crm;
 pub mod crm_write;
+pub mod optimum;
 pub mod portfolio;
 pub mod portfolio_write;
+pub mod schedule;
+pub mod schedule_write;
 pub mod treasury;
 pub mod treasury_write;
 pub mod visibility;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -65,20 +66,34 @@ pub async fn lock(
     serial::take_turns(conn, owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect()).await
 }
 
+/// A network snapshot as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub id: Uuid,
+    pub observed_at: DateTime<Utc>,
+    pub network: Network,
+}
+
 /// The newest network snapshot of the tenant.
-pub async fn newest_network(conn: &mut PgConnection) -> Result<Option<(Uuid, Network)>, sqlx::Error> {
-    let row: Option<(Uuid, Decimal, Decimal, i64, Decimal)> = sqlx::query_as(
-        "select id, btc_price_usd, difficulty, block_height, fees_btc_per_block from network_snapshots \
+pub async fn newest_snapshot(conn: &mut PgConnection) -> Result<Option<Snapshot>, sqlx::Error> {
+    let row: Option<(Uuid, DateTime<Utc>, Decimal, Decimal, i64, Decimal)> = sqlx::query_as(
+        "select id, observed_at, btc_price_usd, difficulty, block_height, fees_btc_per_block from network_snapshots \
          order by observed_at desc, id desc limit 1",
     )
     .fetch_optional(conn)
     .await?;
-    row.map(|(id, btc_price_usd, difficulty, height, fees_btc_per_block)| {
+    row.map(|(id, observed_at, btc_price_usd, difficulty, height, fees_btc_per_block)| {
         let block_height = u64::try_from(height)
             .map_err(|_| corrupt("network_snapshots.block_height", &height.to_string()))?;
-        Ok((id, Network { btc_price_usd, difficulty, block_height, fees_btc_per_block }))
+        let network = Network { btc_price_usd, difficulty, block_height, fees_btc_per_block };
+        Ok(Snapshot { id, observed_at, network })
     })
     .transpose()
+}
+
+/// The same without its time.
+pub async fn newest_network(conn: &mut PgConnection) -> Result<Option<(Uuid, Network)>, sqlx::Error> {
+    Ok(newest_snapshot(conn).await?.map(|snapshot| (snapshot.id, snapshot.network)))
 }
 
 /// The miners of these owners.

@@ -12,7 +12,7 @@ pub async fn run(config: Config, group: &str) -> anyhow::Result<()> {
     let redis = app.redis().await?;
     let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
     app.spawn_consumer(group, &log, &cache, &locks).await?;
-    app.spawn_jobs();
+    app.spawn_jobs(&cache);
     if group == read_model::crm::GROUP {
         app.spawn_webhooks()?;
     }

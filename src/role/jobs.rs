@@ -4,16 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::JobsConfig;
+use crate::cache::Cache;
+use crate::config::{Config, JobsConfig};
 use crate::domain::crm::invoice::InvoiceClock;
+use crate::domain::ops::plan::PlanClock;
+use crate::domain::ops::price::PriceRetention;
+use crate::domain::ops::strike::StrikeAutomation;
 use crate::domain::treasury::clock::TradeClock;
 use crate::domain::webhook::DeliveryRetention;
 use crate::jobs::{Job, Runner, Settings};
-use crate::role::app::App;
+use crate::role::app::{App, assumptions};
+use crate::role::schedules::LeftSchedules;
 
-/// Every job of this build.
-pub fn all() -> Vec<Arc<dyn Job>> {
-    vec![Arc::new(InvoiceClock), Arc::new(TradeClock), Arc::new(DeliveryRetention)]
+/// Every job of this build. Copies of what they change are dropped from `cache`.
+pub fn all(config: &Config, cache: &Arc<Cache>) -> Vec<Arc<dyn Job>> {
+    let assumptions = assumptions(&config.economics);
+    vec![
+        Arc::new(InvoiceClock),
+        Arc::new(TradeClock),
+        Arc::new(DeliveryRetention),
+        Arc::new(PlanClock),
+        Arc::new(StrikeAutomation),
+        Arc::new(LeftSchedules { assumptions, cache: Arc::clone(cache) }),
+        Arc::new(PriceRetention),
+    ]
 }
 
 /// How jobs are run.
@@ -23,8 +37,8 @@ fn settings(config: &JobsConfig) -> Settings {
 
 impl App {
     /// Takes part in the running of jobs.
-    pub fn spawn_jobs(&self) {
-        for job in all() {
+    pub fn spawn_jobs(&self, cache: &Arc<Cache>) {
+        for job in all(&self.config, cache) {
             let runner = Runner::new(self.db.clone(), self.bells.clone(), job, settings(&self.config.jobs));
             self.lifecycle.spawn("job", runner.run(self.lifecycle.stopping().clone()));
         }

@@ -16,6 +16,7 @@ pub mod migrate;
 pub mod offsets;
 pub mod publish;
 pub mod replay;
+pub mod schedules;
 pub mod serve;
 pub mod slot;
 pub mod standalone;

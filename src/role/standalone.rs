@@ -39,7 +39,7 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     for group in projection::groups(assumptions(&app.config.economics)) {
         app.spawn_consumer(group.name, &log, &cache, &locks).await?;
     }
-    app.spawn_jobs();
+    app.spawn_jobs(&cache);
     app.spawn_webhooks()?;
     let address = app.spawn_api(&cache).await?;
     if !args.demo {

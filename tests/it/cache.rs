@@ -153,10 +153,15 @@ async fn fresh_then_stale_then_refreshed_once() {
 async fn a_value_is_gone_after_twice_its_freshness() {
     for (cache, _) in stores().await {
         let (key, row) = (key(), Row::new(1));
+        let schedule = Key::schedule(&unique("t").parse().expect("a tenant"), &"u".parse().expect("a user"));
         read(&cache, &key, &row).await;
+        read(&cache, &schedule, &row).await;
         sleep(Duration::from_millis(2_100)).await;
         let (_, metadata) = read(&cache, &key, &row).await;
         assert!(!metadata.cache_hit, "{metadata:?}");
+        // Its own freshness is five minutes.
+        let (_, metadata) = read(&cache, &schedule, &row).await;
+        assert_eq!((metadata.cache_hit, metadata.stale, metadata.freshness_sec), (true, false, 2));
     }
 }
 

@@ -14,7 +14,7 @@ use hashinsight::event::Event;
 use hashinsight::identifier::TenantId;
 use hashinsight::lag;
 use hashinsight::log::{FetchLimits, Record};
-use hashinsight::projection::{self, Dirty, EventHandler, HandlerError};
+use hashinsight::projection::{self, Dirty, EventHandler, HandlerError, Row};
 use hashinsight::role::app::assumptions;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Barrier, Semaphore};
@@ -645,7 +645,7 @@ impl EventHandler for Dirtying {
     async fn apply(&self, _: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError> {
         let dirty = |event: &&Event| Dirty {
             tenant_id: event.tenant_id.clone(),
-            user_id: event.user_id.clone(),
+            row: Row::Portfolio(event.user_id.clone()),
             version: 1,
         };
         Ok(events.iter().map(dirty).collect())

@@ -34,6 +34,7 @@ mod locks;
 mod miner_telemetry;
 mod miners;
 mod network;
+mod ops;
 mod outbox;
 mod partitions;
 mod pipeline;

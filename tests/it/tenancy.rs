@@ -94,8 +94,15 @@ async fn every_table_and_partition_with_a_tenant_forces_row_security() {
 }
 
 /// Tables that rows of other tables refer to, each behind those it refers to.
-const PARENTS: [&str; 6] =
-    ["crm_account", "crm_deal", "crm_contract", "crm_invoice", "treasury_trade", "webhook_endpoint"];
+const PARENTS: [&str; 7] = [
+    "crm_account",
+    "crm_deal",
+    "crm_contract",
+    "crm_invoice",
+    "ops_plan",
+    "treasury_trade",
+    "webhook_endpoint",
+];
 
 /// A row of a tenant, put there by the superuser; `what` is the id where the test needs to know it.
 async fn seed(db: &TestDb, table: &str, tenant: &str, what: &str) {
@@ -238,6 +245,37 @@ fn row_of(table: &str) -> Option<&'static str> {
             "with job as (insert into scheduled_job (name, schedule, next_run_at) values ('j', 's', now()) \
              on conflict do nothing) insert into scheduled_job_failure (tenant_id, job, failures, retry_at, error) \
              values ($1, 'j', 1, now(), $2)"
+        }
+        "power_price" => {
+            "insert into power_price (tenant_id, market, starts_at, seconds, reception_id, price_usd_mwh, received_at) \
+             values ($1, 'm', date_trunc('hour', now()) - interval '401 days', 3600, $2::uuid, 1, now())"
+        }
+        "ops_settings" => {
+            "insert into ops_settings (tenant_id, owner_id, step_seconds, min_online_share, start_cost_usd, \
+             min_up_steps, min_down_steps, delivery_usd_mwh, tier, recovery_minutes, updated_at) \
+             values ($1, $2, 3600, 0, 0, 0, 0, 0, 'standard', 15, now())"
+        }
+        "ops_plan" => {
+            "insert into ops_plan (tenant_id, id, owner_id, kind, status, starts_at, ends_at, peak_kw, detail, \
+             created_by, created_at, updated_at) \
+             values ($1, $2::uuid, 'u', 'cut', 'pending', now(), now() + interval '1 hour', 1, '{}', 'u', now(), now())"
+        }
+        "ops_plan_row" => {
+            "insert into ops_plan_row (tenant_id, plan_id, starts_at, seconds, miners_online, miners_offline, kw) \
+             values ($1, (select id from ops_plan where tenant_id = $1), \
+             now() + make_interval(secs => abs(hashtext($2))), 1, 0, 0, 0)"
+        }
+        "ops_strike" => {
+            "insert into ops_strike (tenant_id, owner_id, market, phase, windows, last_window, since) \
+             values ($1, $2, 'm', 'running', 0, 1, now())"
+        }
+        "ops_schedule_due" => {
+            "insert into ops_schedule_due (tenant_id, user_id, event_id, since) \
+             values ($1, $2, gen_random_uuid(), now())"
+        }
+        "ops_schedule" => {
+            "insert into ops_schedule (tenant_id, user_id, version, classes, groups, rows, warnings, event_id, \
+             computed_at) values ($1, $2, 1, '[]', '[]', '[]', '[]', gen_random_uuid(), now())"
         }
         _ => return None,
     })

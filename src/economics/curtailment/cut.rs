@@ -9,6 +9,7 @@ use fair::fair_order;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 mod fair;
 
@@ -27,6 +28,34 @@ pub enum CustomerTier {
     Enterprise,
     /// Off last.
     Vip,
+}
+
+impl CustomerTier {
+    /// The name used in JSON and SQL.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Enterprise => "enterprise",
+            Self::Vip => "vip",
+        }
+    }
+}
+
+/// The text names no [`CustomerTier`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of standard, enterprise, vip")]
+pub struct UnknownTier;
+
+impl FromStr for CustomerTier {
+    type Err = UnknownTier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTier> {
+        [Self::Standard, Self::Enterprise, Self::Vip]
+            .into_iter()
+            .find(|tier| tier.as_str() == text)
+            .ok_or(UnknownTier)
+    }
 }
 
 /// A miner that runs and could be switched off.

@@ -5,6 +5,7 @@
 //! | file | content |
 //! |---|---|
 //! | [`site`] | what a plan is made from: steps with prices and limits, classes of miners |
+//! | [`series`], [`fleet`] | the site of a fleet: its prices from intervals, its classes from miners |
 //! | [`plan`] | the plan of a site: value, bound, gap, baselines, who runs when |
 //! | [`schedule`] | its rows, step by step |
 //! | [`plan_status`] | the states of a plan and the moves between them |
@@ -36,6 +37,7 @@ pub mod cut;
 pub mod cut_filter;
 mod dual;
 mod fixed;
+pub mod fleet;
 mod joint;
 mod limits;
 mod model;
@@ -45,12 +47,18 @@ mod relaxation;
 mod renewal;
 mod repair;
 pub mod schedule;
+pub mod series;
 pub mod site;
 
 pub use automation::{PriceWindow, StrikeAction, StrikePhase, StrikeRule, StrikeState, observe};
-pub use cut::{CustomerCut, CustomerTier, Cut, CutCandidate, CutStrategy, cut};
+pub use cut::{CustomerCut, CustomerTier, Cut, CutCandidate, CutStrategy, UnknownTier, cut};
 pub use cut_filter::CutFilter;
-pub use plan::{CurtailmentPlan, PlanError, PlanGroup, PlanMethod, Run, class_plan, curtailment_plan};
+pub use fleet::{FleetGroup, SiteTerms, fleet_site};
+pub use plan::{
+    CurtailmentPlan, PlanError, PlanGroup, PlanMethod, Run, class_plan, curtailment_plan, searched_plan,
+};
 pub use plan_status::{MoveNotAllowed, PLAN_MOVES, PlanStatus, UnknownPlanStatus};
+pub use relaxation::Search;
 pub use schedule::{ClassRow, ScheduleRow, peaks};
+pub use series::{PriceInterval, PriceSeries, price_series};
 pub use site::{MinerClass, Site, Step};

@@ -9,7 +9,7 @@ use super::commitment::best_path;
 use super::fixed::decimal;
 use super::joint;
 use super::model::Model;
-use super::relaxation;
+use super::relaxation::{self, Search};
 use super::schedule::{ScheduleRow, rows};
 use super::site::{MinerClass, Site, Step};
 use rust_decimal::Decimal;
@@ -106,16 +106,24 @@ pub fn class_plan(class: &MinerClass, steps: &[Step]) -> Result<CurtailmentPlan,
     curtailment_plan(&Site { steps, classes: vec![class.clone()], ramp_kw: None })
 }
 
+/// The plan of a site, by a thorough search: [`searched_plan`].
+///
+/// # Errors
+/// As [`searched_plan`].
+pub fn curtailment_plan(site: &Site) -> Result<CurtailmentPlan, PlanError> {
+    searched_plan(site, Search::Thorough)
+}
+
 /// The plan of a site.
 ///
 /// Where no limit binds, each class has its own exact optimum. Where one does, small sites get the exact optimum of all
-/// classes together; larger ones a schedule from a Lagrangian relaxation, whose bound says how far it can be from the
-/// optimum. Miners of a class switch one by one, so a cap can be used to within one miner.
+/// classes together; larger ones a schedule from a Lagrangian relaxation: `search` says how much work goes into it, and its
+/// bound how far it can be from the optimum. Miners of a class switch one by one, so a cap can be used to within one miner.
 ///
 /// # Errors
 /// [`PlanError::Economics`] for a field outside its range or sums beyond 7.9e16, [`PlanError::Infeasible`] or
 /// [`PlanError::NotFound`] where no schedule keeps the limits.
-pub fn curtailment_plan(site: &Site) -> Result<CurtailmentPlan, PlanError> {
+pub fn searched_plan(site: &Site, search: Search) -> Result<CurtailmentPlan, PlanError> {
     const FIGURE: &str = "value_usd";
     let model = Model::new(site)?;
     let keeps = |cohorts: &[Cohort]| model.violation(&model.load(cohorts)) == 0;
@@ -129,7 +137,7 @@ pub fn curtailment_plan(site: &Site) -> Result<CurtailmentPlan, PlanError> {
         let cohorts = joint::best_schedule(&model).ok_or(PlanError::Infeasible)?;
         Found { bound: model.value(&cohorts), cohorts, method: PlanMethod::Exact }
     } else {
-        let (cohorts, bound) = relaxation::schedule(&model, vec![free, always_on, greedy]);
+        let (cohorts, bound) = relaxation::schedule(&model, vec![free, always_on, greedy], search);
         if !keeps(&cohorts) {
             return Err(PlanError::NotFound);
         }

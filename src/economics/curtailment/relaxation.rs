@@ -12,11 +12,11 @@ use super::model::Model;
 use super::renewal::renew;
 use super::repair::Repair;
 
-/// Classes times steps that the search for prices may visit, and its least and most rounds: 1,000 for 20 classes of 288
-/// steps. Work is counted, not timed, so that the same site always gets the same schedule.
+/// Classes times steps that a thorough search for prices may visit, and its least and most rounds: 1,000 for 20 classes
+/// of 288 steps. Work is counted, not timed, so that the same site always gets the same schedule.
 const PRICE_CELLS: usize = 1_000 * 20 * 288;
 const PRICE_ROUNDS: (usize, usize) = (50, 2_000);
-/// Steps that the renewals may visit, and their least and most rounds.
+/// Steps that thorough renewals may visit, and their least and most rounds.
 const RENEWAL_CELLS: usize = 1_000 * 288;
 const RENEWALS: (usize, usize) = (50, 2_000);
 /// Turns of every group in a repair.
@@ -27,9 +27,38 @@ const TRIES: [Effort; 2] =
 /// Gap, relative to the bound, at which a schedule is good enough.
 const ENOUGH: f64 = 0.002;
 
+/// A brief search does this part of the work of a thorough one, and makes the first try only.
+const BRIEF: usize = 4;
+
+/// How much work goes into the schedule of a large site. The bound holds either way; a brief search leaves a wider gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// For a schedule that is computed again and again, in a transaction.
+    Brief,
+    /// For one that somebody asked for, and may carry out.
+    Thorough,
+}
+
+impl Search {
+    /// What it takes of the work that a thorough search may do.
+    fn part(self, cells: usize) -> usize {
+        match self {
+            Self::Brief => cells / BRIEF,
+            Self::Thorough => cells,
+        }
+    }
+
+    fn tries(self) -> &'static [Effort] {
+        match self {
+            Self::Brief => &TRIES[..1],
+            Self::Thorough => &TRIES,
+        }
+    }
+}
+
 /// A schedule and an upper bound on the value of all that keep the limits. `given` are schedules to do better than. If
 /// none keeps the limits, the one comes back that breaks them least.
-pub(super) fn schedule(model: &Model, given: Vec<Vec<Cohort>>) -> (Vec<Cohort>, i128) {
+pub(super) fn schedule(model: &Model, given: Vec<Vec<Cohort>>, search: Search) -> (Vec<Cohort>, i128) {
     let mut best: Option<Repair<'_>> = None;
     for cohorts in given {
         let mut repair = Repair::new(model, cohorts);
@@ -39,16 +68,16 @@ pub(super) fn schedule(model: &Model, given: Vec<Vec<Cohort>>) -> (Vec<Cohort>, 
     let target = best.as_ref().and_then(Repair::kept_value).map(float);
 
     let site = Approximate::new(model);
-    let rounds = budget(PRICE_CELLS, model.steps * model.units.len(), PRICE_ROUNDS);
+    let rounds = budget(search.part(PRICE_CELLS), model.steps * model.units.len(), PRICE_ROUNDS);
     let dual = dual::search(&site, rounds, target);
     let prices = FixedPrices::new(model, &dual.prices);
     let bound = prices.bound(model).map_or(free_bound(model), |bound| bound.min(free_bound(model)));
 
-    for effort in TRIES {
-        let answer = augmented::schedule(&site, &dual.prices, &dual.paths, effort);
+    for effort in search.tries() {
+        let answer = augmented::schedule(&site, &dual.prices, &dual.paths, *effort);
         let mut repair = Repair::new(model, answer);
         repair.improve(TURNS);
-        renew(&mut repair, model, &prices, budget(RENEWAL_CELLS, model.steps, RENEWALS));
+        renew(&mut repair, model, &prices, budget(search.part(RENEWAL_CELLS), model.steps, RENEWALS));
         best = better(best, repair);
         let value = best.as_ref().and_then(Repair::kept_value);
         if value.is_some_and(|value| float(bound - value) <= ENOUGH * float(bound.abs())) {

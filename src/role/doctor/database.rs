@@ -76,7 +76,7 @@ pub(super) async fn examine(config: &Config) -> Examined {
             None
         }
     };
-    checks.extend(limit.check("jobs", MIGRATE, jobs::examine(&db)).await);
+    checks.extend(limit.check("jobs", MIGRATE, jobs::examine(config, &db)).await);
     Examined { checks, publisher }
 }
 

@@ -3,8 +3,11 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::Check;
+use crate::cache::Cache;
+use crate::config::Config;
 use crate::db::Db;
 use crate::jobs::{Entry, entry};
+use crate::lifecycle::Lifecycle;
 use crate::role::jobs;
 
 /// A job that is due for longer, and that nobody runs, waits for a process.
@@ -12,10 +15,12 @@ const LATE: TimeDelta = TimeDelta::minutes(5);
 
 const START: &str = "start `hashinsight consume --group G`, of any group, or `hashinsight standalone`";
 
-pub(super) async fn examine(db: &Db) -> Result<Vec<Check>, sqlx::Error> {
+pub(super) async fn examine(config: &Config, db: &Db) -> Result<Vec<Check>, sqlx::Error> {
     let mut checks = Vec::new();
     let mut tx = db.worker().await?;
-    for job in jobs::all() {
+    // Nothing is run: no copies are of interest.
+    let none = Cache::new(&config.cache, None, &Lifecycle::default());
+    for job in jobs::all(config, &none) {
         let name = job.name();
         checks.push(judge(name, entry(tx.conn(), name).await?.as_ref()));
     }

@@ -21,6 +21,7 @@ pub(crate) const SCOPES: &[&str] = &[
     "miners:read",
     "miners:write",
     "portfolio:read",
+    "ops:read",
     "ops:plan",
     "crm:read",
     "crm:write",
@@ -110,7 +111,8 @@ pub(crate) async fn written(db: &TestDb) -> (i64, i64, i64) {
                 + (select count(*) from crm_contract) + (select count(*) from crm_invoice) \
                 + (select count(*) from crm_payment) + (select count(*) from crm_ticket) + (select count(*) from crm_asset) \
                 + (select count(*) from treasury_settings) + (select count(*) from treasury_lot) \
-                + (select count(*) from treasury_trade) + (select count(*) from treasury_fill), \
+                + (select count(*) from treasury_trade) + (select count(*) from treasury_fill) \
+                + (select count(*) from power_price) + (select count(*) from ops_settings) + (select count(*) from ops_plan), \
                 (select count(*) from event_outbox), (select count(*) from audit_log)";
     sqlx::query_as(rows).fetch_one(&db.admin).await.expect("count")
 }
@@ -185,7 +187,12 @@ impl TestApi {
 
     /// A token of the role admin of this API's tenant.
     pub(crate) fn admin_token(&self) -> String {
-        token(&self.config, &self.tenant, &self.user, &[], Some("admin"))
+        self.admin_token_of(&self.user)
+    }
+
+    /// A token of another admin of this API's tenant.
+    pub(crate) fn admin_token_of(&self, user: &str) -> String {
+        token(&self.config, &self.tenant, user, &[], Some("admin"))
     }
 
     /// A token of another tenant, for a user of the same name.
@@ -208,6 +215,10 @@ impl TestApi {
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         self.ask(&self.token(), Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        self.ask(&self.token(), Method::PUT, path, Some(body)).await
     }
 
     pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {

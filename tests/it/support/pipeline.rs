@@ -10,7 +10,7 @@ use hashinsight::economics::Assumptions;
 use hashinsight::event::{self, Event};
 use hashinsight::log::EventLog;
 use hashinsight::projection;
-use hashinsight::read_model::{crm, portfolio, treasury};
+use hashinsight::read_model::{crm, portfolio, schedule, treasury};
 use hashinsight::role::app::{App, open_log};
 use hashinsight::role::topics;
 use reqwest::Method;
@@ -56,7 +56,7 @@ impl Pipeline {
         let redis = app.redis().await.expect("an address");
         let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
         app.spawn_publisher(&log).expect("the publisher");
-        for group in [portfolio::GROUP, crm::GROUP, treasury::GROUP] {
+        for group in [portfolio::GROUP, crm::GROUP, treasury::GROUP, schedule::GROUP] {
             app.spawn_consumer(group, &log, &cache, &locks).await.expect("the consumer");
         }
         let address = app.spawn_api(&cache).await.expect("the API");

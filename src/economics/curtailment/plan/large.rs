@@ -123,6 +123,16 @@ fn a_capped_day_is_within_half_a_percent_of_the_bound() {
 }
 
 #[test]
+fn a_brief_search_keeps_every_limit_and_its_bound_holds() {
+    let site = volatile_day(1, Shape { cap_percent: 40, ..CAPPED });
+    let (brief, thorough) = (searched_plan(&site, Search::Brief).expect("feasible"), plan(&site));
+    check(&site, &brief);
+    assert!(brief.gap <= d("0.005"), "gap {}", brief.gap);
+    assert!(brief.bound_usd >= thorough.value_usd && thorough.bound_usd >= brief.value_usd);
+    assert!(brief.bound_usd > thorough.bound_usd, "less work, a wider bound");
+}
+
+#[test]
 fn floor_and_ramp_are_kept_at_full_size() {
     let shape = Shape { miners: 60, cap_percent: 75, floor_percent: 20, ramp_percent: Some(15) };
     let plan = plan(&volatile_day(4, shape));

@@ -223,7 +223,7 @@ fn the_relaxation_brackets_the_optimum() {
         let model = Model::new(&site).expect("in range");
         let Some(best) = joint::best_schedule(&model) else { continue };
         let best = model.value(&best);
-        let (cohorts, bound) = relaxation::schedule(&model, vec![uncoupled(&model)]);
+        let (cohorts, bound) = relaxation::schedule(&model, vec![uncoupled(&model)], Search::Thorough);
         assert!(bound >= best, "the bound is below the optimum: {site:?}");
         if model.violation(&model.load(&cohorts)) == 0 {
             found += 1;

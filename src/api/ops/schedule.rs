@@ -1,0 +1,122 @@
+//! Owns the resource schedule: when a user's fleet best runs over the next 24 hours, as JSON or CSV.
+//! Promises that figures from old prices or an old network snapshot say so at the moment they are read.
+//! Called by the router.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use crate::api::auth::{Allowed, OpsRead};
+use crate::api::cached::{self, View};
+use crate::api::csv::{self, Cell, Format};
+use crate::api::extract::Params;
+use crate::api::problem::Problem;
+use crate::api::visible::ReadModel;
+use crate::cache::Key;
+use crate::db::TenantTx;
+use crate::identifier::{TenantId, UserId};
+use crate::read_model::optimum::{self, Row};
+use crate::read_model::schedule::{self, GROUP, KINDS, ScheduleView};
+
+const COLUMNS: [&str; 10] = [
+    "start",
+    "seconds",
+    "price_usd_mwh",
+    "is_peak",
+    "miners_online",
+    "miners_offline",
+    "kw",
+    "power_cost_usd",
+    "revenue_usd",
+    "start_cost_usd",
+];
+
+impl View for ScheduleView {
+    const MODEL: ReadModel = ReadModel { group: GROUP, kinds: KINDS, name: "a schedule" };
+
+    fn key(tenant: &TenantId, user: &UserId) -> Key {
+        Key::schedule(tenant, user)
+    }
+
+    async fn load(tx: &mut TenantTx, user: &UserId) -> Result<Self, sqlx::Error> {
+        schedule::get(tx, user).await
+    }
+
+    fn version(&self) -> i64 {
+        self.version
+    }
+
+    async fn newest(tx: &mut TenantTx, user: &UserId) -> Result<i64, sqlx::Error> {
+        schedule::version(tx, user).await
+    }
+
+    async fn is_caught_up(tx: &mut TenantTx, user: &UserId) -> Result<bool, sqlx::Error> {
+        schedule::is_caught_up(tx, user).await
+    }
+}
+
+/// What the age of a schedule is told from.
+#[derive(Deserialize)]
+struct Dated {
+    prices_as_of: Option<chrono::DateTime<chrono::Utc>>,
+    network_as_of: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// The rows of a schedule.
+#[derive(Deserialize)]
+struct Table {
+    rows: Vec<Row>,
+}
+
+/// GET /api/ops/schedule?user_id=&after=&wait=&format=: {data, metadata}, or its rows as CSV.
+pub(super) async fn get(
+    State(api): State<Api>,
+    Allowed { who, .. }: Allowed<OpsRead>,
+    headers: HeaderMap,
+    params: Params,
+) -> Result<Response, Problem> {
+    let format = Format::of(&params, &headers)?;
+    let (entry, metadata) = cached::read::<ScheduleView>(&api, who, &params).await?;
+    if format == Format::Csv {
+        let Table { rows } = read(&entry.json)?;
+        return csv::table("attachment; filename=\"schedule.csv\"", &COLUMNS, rows.into_iter().map(cells));
+    }
+    let Dated { prices_as_of, network_as_of } = read(&entry.json)?;
+    let stale = optimum::stale(api.db.now(), prices_as_of, network_as_of);
+    if stale.is_empty() {
+        return Ok(cached::answer(&entry.json, metadata));
+    }
+    let mut data: Value = read(&entry.json)?;
+    if let Some(warnings) = data.get_mut("warnings").and_then(Value::as_array_mut) {
+        warnings.extend(stale.into_iter().map(|warning| json!(warning)));
+    }
+    Ok(cached::answer(&data.to_string(), metadata))
+}
+
+/// A part of what was stored in the cache.
+fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
+    serde_json::from_str(json).map_err(|error| {
+        tracing::error!(%error, "a cached schedule cannot be read");
+        Problem::internal()
+    })
+}
+
+fn cells(row: Row) -> Vec<Cell> {
+    let count = |miners: u64| Cell::from(Decimal::from(miners));
+    vec![
+        row.start.into(),
+        i64::from(row.seconds).into(),
+        row.price_usd_mwh.into(),
+        row.is_peak.to_string().as_str().into(),
+        count(row.miners_online),
+        count(row.miners_offline),
+        row.kw.into(),
+        row.power_cost_usd.into(),
+        row.revenue_usd.into(),
+        row.start_cost_usd.into(),
+    ]
+}
