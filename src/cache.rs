@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use serde::Serialize;
 use tokio::sync::OnceCell;
 use tracing::debug;
@@ -35,6 +36,8 @@ pub enum Key {
     UserPortfolio { tenant: TenantId, user: UserId },
     /// A user's schedule.
     OpsSchedule { tenant: TenantId, user: UserId },
+    /// The forecast as it is read on a day.
+    Forecast { tenant: TenantId, date: NaiveDate },
 }
 
 impl Key {
@@ -48,11 +51,17 @@ impl Key {
         Self::OpsSchedule { tenant: tenant.clone(), user: user.clone() }
     }
 
+    /// The key of the forecast as it is read on a day.
+    pub fn forecast(tenant: &TenantId, date: NaiveDate) -> Self {
+        Self::Forecast { tenant: tenant.clone(), date }
+    }
+
     /// The kind of key: a label of metrics.
     fn family(&self) -> &'static str {
         match self {
             Self::UserPortfolio { .. } => "user_portfolio",
             Self::OpsSchedule { .. } => "ops_schedule",
+            Self::Forecast { .. } => "forecast",
         }
     }
 }
@@ -63,6 +72,7 @@ impl fmt::Display for Key {
             Self::UserPortfolio { tenant, user } | Self::OpsSchedule { tenant, user } => {
                 write!(f, "{}:{tenant}:{user}", self.family())
             }
+            Self::Forecast { tenant, date } => write!(f, "{}:{tenant}:{date}", self.family()),
         }
     }
 }
@@ -72,6 +82,7 @@ impl fmt::Display for Key {
 struct Freshness {
     portfolio: Duration,
     schedule: Duration,
+    forecast: Duration,
 }
 
 impl Freshness {
@@ -79,6 +90,7 @@ impl Freshness {
         Self {
             portfolio: Duration::from_secs(config.portfolio_fresh_seconds),
             schedule: Duration::from_secs(config.schedule_fresh_seconds),
+            forecast: Duration::from_secs(config.forecast_fresh_seconds),
         }
     }
 
@@ -86,6 +98,7 @@ impl Freshness {
         match key {
             Key::UserPortfolio { .. } => self.portfolio,
             Key::OpsSchedule { .. } => self.schedule,
+            Key::Forecast { .. } => self.forecast,
         }
     }
 
@@ -94,7 +107,7 @@ impl Freshness {
     }
 
     fn longest_kept(self) -> Duration {
-        self.portfolio.max(self.schedule) * 2
+        self.portfolio.max(self.schedule).max(self.forecast) * 2
     }
 }
 

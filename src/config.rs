@@ -254,6 +254,7 @@ impl WebhooksConfig {
 pub struct CacheConfig {
     pub portfolio_fresh_seconds: u64,
     pub schedule_fresh_seconds: u64,
+    pub forecast_fresh_seconds: u64,
     pub load_wait_ms: u64,
     pub memory_max_entries: u64,
 }
@@ -479,6 +480,7 @@ impl Config {
         within("jobs.poll_ms", self.jobs.poll_ms, 10, 600_000)?;
         within("jobs.lease_ms", self.jobs.lease_ms, 1_000, 3_600_000)?;
         within("cache.portfolio_fresh_seconds", self.cache.portfolio_fresh_seconds, 1, 86_400)?;
+        within("cache.forecast_fresh_seconds", self.cache.forecast_fresh_seconds, 1, 86_400)?;
         within("cache.load_wait_ms", self.cache.load_wait_ms, 1, 10_000)?;
         within("cache.schedule_fresh_seconds", self.cache.schedule_fresh_seconds, 1, 86_400)?;
         within("cache.memory_max_entries", self.cache.memory_max_entries, 1, 100_000_000)?;

@@ -66,6 +66,10 @@ pub mod kind {
     pub const OPS_CURTAILMENT_STARTED: &str = "ops.curtailment_started";
     /// They may run again.
     pub const OPS_CURTAILMENT_ENDED: &str = "ops.curtailment_ended";
+    /// A check found a miner failing.
+    pub const ANOMALY_OPENED: &str = "anomaly.opened";
+    /// A miner that was found failing is well again, or out of service.
+    pub const ANOMALY_RESOLVED: &str = "anomaly.resolved";
     /// A lead came in.
     pub const CRM_LEAD_CAPTURED: &str = "crm.lead_captured";
     /// Fields of a lead changed.

@@ -23,7 +23,7 @@
 //! | inbox | event, frame |
 //! | dead_letter | event, inbox, log, frame |
 //! | webhook | domain (endpoints), event, frame |
-//! | projection | event, economics, domain (the execution of trades), read_model, webhook (enqueue), frame |
+//! | projection | event, economics, domain (the execution of trades), outbox (append), read_model, webhook (enqueue), frame |
 //! | read_model | event, economics, frame |
 //! | lag | log, group (who lives), frame |
 //! | cache | frame |

@@ -32,6 +32,7 @@ scope!(MinersRead, "miners:read");
 scope!(MinersWrite, "miners:write");
 scope!(PortfolioRead, "portfolio:read");
 scope!(OpsRead, "ops:read");
+scope!(IntelligenceRead, "intelligence:read");
 scope!(OpsPlan, "ops:plan");
 scope!(TreasuryRead, "treasury:read");
 scope!(TreasuryTrade, "treasury:trade");

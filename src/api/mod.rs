@@ -15,7 +15,7 @@
 //! | `cached` | a user's row of a read model |
 //! | `csv` | tables as CSV, for spreadsheets |
 //! | `visible` | reading one's own write |
-//! | one file per resource | `bulk` (of miners), `crm`, `dead_letters`, `miners`, `miner_models`, `miner_telemetry`, `network`, `ops`, `portfolio`, `probes`, `treasury`, `webhook` |
+//! | one file per resource | `anomalies`, `bulk` (of miners), `crm`, `dead_letters`, `forecast`, `miners`, `miner_models`, `miner_telemetry`, `network`, `ops`, `portfolio`, `probes`, `treasury`, `webhook` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ use crate::domain::ops::settings::Defaults;
 use crate::domain::webhook::{AllowedHosts, Vault};
 use crate::doorbell::Doorbells;
 
+mod anomalies;
 mod auth;
 mod bulk;
 mod cached;
@@ -41,6 +42,7 @@ mod crm;
 mod csv;
 mod dead_letters;
 mod extract;
+mod forecast;
 mod middleware;
 mod miner_models;
 mod miner_telemetry;
@@ -114,6 +116,8 @@ impl Api {
             .route("/api/miner-models", get(miner_models::list))
             .route("/api/network/snapshots", post(network::record))
             .route("/api/portfolio", get(portfolio::get))
+            .route("/api/intelligence/anomalies", get(anomalies::list))
+            .route("/api/intelligence/forecast", get(forecast::get))
             .route("/api/dlq", get(dead_letters::list))
             .route("/api/dlq/replay", post(dead_letters::replay))
             .route("/api/dlq/{id}/discard", post(dead_letters::discard))

@@ -437,6 +437,7 @@ pub fn copies(dirty: &[Dirty]) -> Vec<(Key, i64)> {
     let key = |dirty: &Dirty| match &dirty.row {
         Row::Portfolio(user) => Key::portfolio(&dirty.tenant_id, user),
         Row::Schedule(user) => Key::schedule(&dirty.tenant_id, user),
+        Row::Forecast(date) => Key::forecast(&dirty.tenant_id, *date),
     };
     dirty.iter().map(|dirty| (key(dirty), dirty.version)).collect()
 }

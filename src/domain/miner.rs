@@ -196,7 +196,7 @@ pub(super) async fn set_status(
     if old_status == new_status {
         return Ok(StatusChanged { old_status, new_status, event_id: None });
     }
-    sqlx::query("update miners set status = $2, status_reason = $3, updated_at = $4 where id = $1")
+    sqlx::query("update miners set status = $2, status_reason = $3, updated_at = $4, status_changed_at = $4 where id = $1")
         .bind(id)
         .bind(new_status.as_str())
         .bind(&reason)

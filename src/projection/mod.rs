@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::NaiveDate;
 
 use crate::db::{SqlFailure, WorkerTx, classify};
 use crate::domain::CommandError;
@@ -14,6 +15,7 @@ use crate::economics::treasury::TreasuryError;
 use crate::economics::{Assumptions, EconomicsError};
 use crate::event::{AggregateType, Event};
 use crate::identifier::{TenantId, UserId};
+use crate::outbox::AppendError;
 use crate::read_model;
 
 mod crm;
@@ -36,6 +38,8 @@ pub enum Row {
     Portfolio(UserId),
     /// A user's schedule.
     Schedule(UserId),
+    /// The forecast as it is read on this day.
+    Forecast(NaiveDate),
 }
 
 /// A row of a read model, of one user, that events ask to recompute.
@@ -73,6 +77,12 @@ impl From<CommandError> for HandlerError {
             CommandError::Sql(error) => Self::Sql(error),
             other => Self::Command(other),
         }
+    }
+}
+
+impl From<AppendError> for HandlerError {
+    fn from(error: AppendError) -> Self {
+        CommandError::from(error).into()
     }
 }
 
@@ -128,12 +138,16 @@ pub struct Group {
 
 /// Every group of this build.
 pub fn groups(assumptions: Assumptions) -> Vec<Group> {
-    let intelligence = intelligence::IntelligenceHandler::new(assumptions.clone());
     vec![
         Group {
             name: read_model::portfolio::GROUP,
             reads: &[AggregateType::Miner, AggregateType::Ops],
-            handler: Arc::new(portfolio::PortfolioHandler { assumptions }),
+            handler: Arc::new(portfolio::PortfolioHandler { assumptions: assumptions.clone() }),
+        },
+        Group {
+            name: read_model::anomaly::GROUP,
+            reads: &[AggregateType::Miner, AggregateType::Ops],
+            handler: Arc::new(intelligence::IntelligenceHandler::new(assumptions)),
         },
         Group {
             name: read_model::crm::GROUP,
@@ -144,11 +158,6 @@ pub fn groups(assumptions: Assumptions) -> Vec<Group> {
             name: read_model::treasury::GROUP,
             reads: &[AggregateType::Treasury, AggregateType::Ops],
             handler: Arc::new(treasury::TreasuryHandler),
-        },
-        Group {
-            name: read_model::schedule::GROUP,
-            reads: &[AggregateType::Miner, AggregateType::Ops],
-            handler: Arc::new(intelligence),
         },
     ]
 }

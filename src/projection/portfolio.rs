@@ -79,13 +79,17 @@ impl PortfolioHandler {
         // A snapshot and a miner's event come through different partitions. Both owners of a recalculation read
         // after this lock, so the later one sees what the earlier one was told.
         portfolio_write::lock(conn, tenant, owners.keys()).await?;
-        let network = portfolio_write::newest_network(conn).await?;
+        let newest = portfolio_write::newest_snapshot(conn).await?;
         let mut fleets = portfolio_write::fleets(conn, owners.keys()).await?;
         let mut dirty = Vec::with_capacity(owners.len());
         for (owner, event_id) in owners {
             let fleet = fleets.remove(&owner).unwrap_or_default();
-            let figures = economics::portfolio(&fleet, network.as_ref().map(|(_, n)| n), &self.assumptions)?;
-            let snapshot_id = network.as_ref().map(|(id, _)| *id);
+            let figures = economics::portfolio(
+                &fleet,
+                newest.as_ref().map(|newest| &newest.network),
+                &self.assumptions,
+            )?;
+            let snapshot_id = newest.as_ref().map(|newest| newest.id);
             let version =
                 portfolio_write::store(conn, tenant, &owner, &figures, snapshot_id, event_id).await?;
             dirty.push(Dirty { tenant_id: tenant.clone(), row: Row::Portfolio(owner), version });

@@ -2,8 +2,12 @@
 //! Promises that a reader can wait until an event of its own is in what it reads.
 //! Called by the projections (write) and the API (read).
 
+pub mod anomaly;
+pub mod anomaly_write;
 pub mod crm;
 pub mod crm_write;
+pub mod forecast;
+pub mod forecast_write;
 pub mod optimum;
 pub mod portfolio;
 pub mod portfolio_write;

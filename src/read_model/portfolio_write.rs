@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::economics::{MinerLine, Network, Portfolio};
+use crate::economics::{MinerLine, MinerStatus, Network, Portfolio};
 use crate::identifier::{TenantId, UserId};
 use crate::read_model::serial;
 
@@ -30,12 +30,17 @@ fn corrupt(column: &str, value: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("{column} holds {value:?}").into())
 }
 
+/// The status in this column.
+pub fn status(text: &str) -> Result<MinerStatus, sqlx::Error> {
+    text.parse().map_err(|_| corrupt("miners.status", text))
+}
+
 impl TryFrom<MinerRow> for MinerLine {
     type Error = sqlx::Error;
 
     fn try_from(row: MinerRow) -> Result<Self, Self::Error> {
         Ok(Self {
-            status: row.status.parse().map_err(|_| corrupt("miners.status", &row.status))?,
+            status: status(&row.status)?,
             quantity: u32::try_from(row.quantity)
                 .map_err(|_| corrupt("miners.quantity", &row.quantity.to_string()))?,
             model: row.model,
@@ -66,12 +71,32 @@ pub async fn lock(
     serial::take_turns(conn, owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect()).await
 }
 
+/// A snapshot older than this is used with the warning `snapshot-stale`.
+const STALE_AFTER: TimeDelta = TimeDelta::minutes(30);
+
 /// A network snapshot as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     pub id: Uuid,
     pub observed_at: DateTime<Utc>,
     pub network: Network,
+}
+
+impl Snapshot {
+    /// Whether it is old at this moment.
+    pub fn is_stale(&self, now: DateTime<Utc>) -> bool {
+        is_stale(self.observed_at, now)
+    }
+}
+
+/// Whether a snapshot that was observed then is old at this moment.
+pub fn is_stale(observed_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    now.signed_duration_since(observed_at) > STALE_AFTER
+}
+
+/// The height in this column.
+pub fn height(stored: i64) -> Result<u64, sqlx::Error> {
+    u64::try_from(stored).map_err(|_| corrupt("network_snapshots.block_height", &stored.to_string()))
 }
 
 /// The newest network snapshot of the tenant.
@@ -82,18 +107,12 @@ pub async fn newest_snapshot(conn: &mut PgConnection) -> Result<Option<Snapshot>
     )
     .fetch_optional(conn)
     .await?;
-    row.map(|(id, observed_at, btc_price_usd, difficulty, height, fees_btc_per_block)| {
-        let block_height = u64::try_from(height)
-            .map_err(|_| corrupt("network_snapshots.block_height", &height.to_string()))?;
-        let network = Network { btc_price_usd, difficulty, block_height, fees_btc_per_block };
+    row.map(|(id, observed_at, btc_price_usd, difficulty, stored, fees_btc_per_block)| {
+        let network =
+            Network { btc_price_usd, difficulty, block_height: height(stored)?, fees_btc_per_block };
         Ok(Snapshot { id, observed_at, network })
     })
     .transpose()
-}
-
-/// The same without its time.
-pub async fn newest_network(conn: &mut PgConnection) -> Result<Option<(Uuid, Network)>, sqlx::Error> {
-    Ok(newest_snapshot(conn).await?.map(|snapshot| (snapshot.id, snapshot.network)))
 }
 
 /// The miners of these owners.

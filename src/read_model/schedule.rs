@@ -11,8 +11,7 @@ use crate::db::TenantTx;
 use crate::event::kind;
 use crate::identifier::UserId;
 
-/// The consumer group that keeps this read model.
-pub const GROUP: &str = "intel-group";
+pub use crate::read_model::anomaly::GROUP;
 
 /// The name of this read model in locks.
 pub const NAME: &str = "ops_schedule";

@@ -24,6 +24,7 @@ mod group_kafka;
 mod history;
 mod house;
 mod http;
+mod intelligence;
 mod jobs;
 mod kafka_broker;
 mod kafka_faults;

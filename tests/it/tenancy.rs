@@ -134,6 +134,19 @@ fn row_of(table: &str) -> Option<&'static str> {
             "insert into network_snapshots (tenant_id, id, btc_price_usd, difficulty, block_height, observed_at) \
              values ($1, $2::uuid, 1, 1000, 1, now())"
         }
+        "anomaly" => {
+            "insert into anomaly (tenant_id, id, user_id, miner_id, kind, state, opened_at, last_seen_at, measured, \
+             warnings) values ($1, $2::uuid, 'u', gen_random_uuid(), 'heat', 'open', now(), now(), 80, '[]')"
+        }
+        "miner_detector" => {
+            "insert into miner_detector (tenant_id, miner_id, judged_to, last_point_at, state) \
+             values ($1, $2::uuid, now(), now(), '{}')"
+        }
+        "forecast_daily" => {
+            "insert into forecast_daily (tenant_id, date, version, network_hashrate_eh, difficulty, snapshot_id, as_of, \
+             closes, basis, warnings, made_at) values ($1, current_date + abs(hashtext($2)) % 100000, 1, 1, 1000, \
+             gen_random_uuid(), now(), 1, '{}', '[]', now())"
+        }
         "audit_log" => {
             "insert into audit_log (tenant_id, id, actor, action, entity_id, detail) \
              values ($1, $2::uuid, 'u', 'a', 'e', '{}')"

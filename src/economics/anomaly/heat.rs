@@ -21,6 +21,17 @@ pub enum HeatLevel {
     Critical,
 }
 
+impl HeatLevel {
+    /// The name used in JSON, SQL and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// Level of an air-cooled machine at `temperature_c` degrees Celsius; `None` when it is cool enough.
 #[must_use]
 pub fn heat_level(temperature_c: Decimal) -> Option<HeatLevel> {

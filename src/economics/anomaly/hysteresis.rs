@@ -78,6 +78,16 @@ impl Watch {
         matches!(self, Self::Open { .. })
     }
 
+    /// This watch, or one that begins anew if the record of open anomalies contradicts it.
+    #[must_use]
+    pub const fn agreeing_with(self, open: bool) -> Self {
+        match (self, open) {
+            (Self::Closed { .. }, true) => Self::Open { good_in_a_row: 0 },
+            (Self::Open { .. }, false) => Self::Closed { last_two_bad: [false; 2] },
+            (agreed, _) => agreed,
+        }
+    }
+
     /// Takes the next observation in time.
     ///
     /// A suppressed one neither opens nor resolves, and what was observed before it counts no more: two bad readings

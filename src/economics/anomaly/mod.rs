@@ -14,11 +14,15 @@
 //! | [`duty`] | whether a machine ought to be hashing at all |
 //! | [`hysteresis`] | from single observations to opened and resolved anomalies |
 //! | [`loss`] | what an anomaly costs, $/day |
+//! | [`severity`] | low, medium, high, critical, from that |
+//! | [`detector`] | all checks of one machine, window by window |
 //!
 //! The path of one reading: a check of [`AnomalyKind`] says bad or good, [`duty`] says whether it counts, and the
-//! [`hysteresis::Watch`] of that miner and kind says whether an anomaly opens or resolves. Scores and moving averages
+//! [`hysteresis::Watch`] of that miner and kind says whether an anomaly opens or resolves; [`Detector`] does that for
+//! every kind that readings tell. Scores and moving averages
 //! are `f64`: they are estimates with a few significant digits, and square roots have no exact decimal.
 
+pub mod detector;
 pub mod duty;
 pub mod ewma;
 pub mod heat;
@@ -30,8 +34,10 @@ pub mod power;
 mod properties;
 pub mod rating;
 pub mod robust;
+pub mod severity;
 pub mod silence;
 
+pub use detector::{Detector, Finding, Nameplate, Reading};
 pub use duty::Duty;
 pub use ewma::Ewma;
 pub use heat::HeatLevel;
@@ -39,6 +45,7 @@ pub use hysteresis::{Change, Observation, Watch};
 pub use loss::lost_usd_day;
 pub use power::PowerBand;
 pub use rating::RatingClass;
+pub use severity::Severity;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +84,12 @@ impl AnomalyKind {
             Self::Offline => "offline",
         }
     }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +100,8 @@ mod tests {
     fn kinds_have_one_name() {
         for kind in AnomalyKind::ALL {
             assert_eq!(serde_json::to_value(kind).expect("a string"), kind.as_str());
+            assert_eq!(AnomalyKind::named(kind.as_str()), Some(kind));
         }
+        assert_eq!(AnomalyKind::named("Hashrate"), None);
     }
 }

@@ -20,6 +20,19 @@ pub enum RatingClass {
     Zero,
 }
 
+impl RatingClass {
+    /// The name used in JSON, SQL and events.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Zero => "zero",
+        }
+    }
+}
+
 /// Class of a mean over one hour against the rating, both TH/s per miner. `None` for a healthy machine and for one
 /// without a rating.
 #[must_use]

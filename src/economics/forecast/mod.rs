@@ -10,6 +10,7 @@
 //! | [`price`] | price by damped-trend exponential smoothing or by the random walk, whichever forecast better |
 //! | `random_walk`, `exponential`, `back_test` | the two models and their comparison on the past |
 //! | [`rows`] | one row per day: price, difficulty, network hashrate, hashprice, confidence |
+//! | [`mod@outlook`] | all of it from the daily closes of the network |
 //!
 //! **Intervals** have a nominal coverage of 80 % ([`NOMINAL_COVERAGE`]). **Confidence** is the share of such intervals
 //! that is known to contain the truth: 1 where consensus fixes the number, the nominal coverage where the spread comes
@@ -25,6 +26,7 @@ pub mod epoch;
 mod exponential;
 mod float;
 mod log_forecast;
+pub mod outlook;
 pub mod price;
 #[cfg(test)]
 mod properties;
@@ -37,6 +39,7 @@ mod testing;
 pub use back_test::Comparison;
 pub use difficulty::{DifficultyForecast, Retarget, difficulty_forecast};
 pub use epoch::{ChainPoint, EpochView, retarget_changes};
+pub use outlook::{NetworkClose, Outlook, outlook};
 pub use price::{Choice, PriceForecast, PriceModel, PriceOutlook, price_forecast};
 pub use rows::{ForecastRow, forecast_rows};
 pub use series::{DailyClose, daily_closes};

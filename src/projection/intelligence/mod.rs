@@ -1,9 +1,14 @@
-//! Owns what the group intel-group makes of events: each part keeps a read model of its own.
-//! Promises that every part sees the events it asked for, in one transaction.
-//! Called by the registry of groups; what a batch leaves over by the scheduled work.
+//! Owns what intel-group makes of events: anomalies of miners, the forecast of the network, the schedules of sites.
+//! Promises that each part sees the events it asked for, all in one transaction, with what the group tells others.
+//! Called by the registry of groups; silence, the forecast of a new day and schedules left over by the scheduled work.
 //!
 //! | file | content |
 //! |---|---|
+//! | `anomalies` | telemetry by windows, through the checks of each miner |
+//! | `figures` | an anomaly's figures: what it costs, its severity, what is told of it |
+//! | `service` | what a miner is there for at a moment |
+//! | [`silence`] | miners that no longer report |
+//! | [`forecast`] | the days ahead, from the daily closes of the network |
 //! | [`schedule`] | the optimum of each user's fleet over the next 24 hours |
 
 use std::collections::BTreeSet;
@@ -15,7 +20,12 @@ use crate::db::WorkerTx;
 use crate::economics::Assumptions;
 use crate::event::Event;
 
+mod anomalies;
+mod figures;
+pub mod forecast;
 pub mod schedule;
+mod service;
+pub mod silence;
 
 /// Hands the events of a batch to those parts that have a use for them.
 pub(super) struct IntelligenceHandler {
@@ -24,7 +34,9 @@ pub(super) struct IntelligenceHandler {
 
 impl IntelligenceHandler {
     pub(super) fn new(assumptions: Assumptions) -> Self {
-        Self { parts: vec![Box::new(schedule::ScheduleHandler { assumptions })] }
+        let anomalies = anomalies::Anomalies { assumptions: assumptions.clone() };
+        let schedules = schedule::ScheduleHandler { assumptions };
+        Self { parts: vec![Box::new(anomalies), Box::new(forecast::Forecasts), Box::new(schedules)] }
     }
 }
 

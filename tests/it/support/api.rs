@@ -22,6 +22,7 @@ pub(crate) const SCOPES: &[&str] = &[
     "miners:write",
     "portfolio:read",
     "ops:read",
+    "intelligence:read",
     "ops:plan",
     "crm:read",
     "crm:write",

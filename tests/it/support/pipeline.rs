@@ -10,7 +10,7 @@ use hashinsight::economics::Assumptions;
 use hashinsight::event::{self, Event};
 use hashinsight::log::EventLog;
 use hashinsight::projection;
-use hashinsight::read_model::{crm, portfolio, schedule, treasury};
+use hashinsight::read_model::{anomaly, crm, portfolio, treasury};
 use hashinsight::role::app::{App, open_log};
 use hashinsight::role::topics;
 use reqwest::Method;
@@ -36,7 +36,7 @@ pub(crate) struct Pipeline {
     /// Tenants share one Redis with other tests.
     run: String,
     /// The last field, dropped when nothing uses the database any more.
-    _test: TestDb,
+    test: TestDb,
 }
 
 impl Pipeline {
@@ -56,11 +56,11 @@ impl Pipeline {
         let redis = app.redis().await.expect("an address");
         let (cache, locks) = (app.cache(redis.clone()), app.locks(redis));
         app.spawn_publisher(&log).expect("the publisher");
-        for group in [portfolio::GROUP, crm::GROUP, treasury::GROUP, schedule::GROUP] {
+        for group in [portfolio::GROUP, crm::GROUP, treasury::GROUP, anomaly::GROUP] {
             app.spawn_consumer(group, &log, &cache, &locks).await.expect("the consumer");
         }
         let address = app.spawn_api(&cache).await.expect("the API");
-        Self { _test: test, app, address, client: reqwest::Client::new(), run: unique("run") }
+        Self { test, app, address, client: reqwest::Client::new(), run: unique("run") }
     }
 
     /// The bells of this process.
@@ -78,6 +78,34 @@ impl Pipeline {
     pub(crate) fn admin(&self, tenant: &str, user: &str) -> User<'_> {
         let tenant = format!("{tenant}-{}", self.run);
         User { pipeline: self, token: token(&self.app.config, &tenant, user, &[], Some("admin")) }
+    }
+
+    /// The newest event of a kind.
+    pub(crate) async fn event_of(&self, kind: &str) -> Value {
+        sqlx::query_scalar(
+            "select payload from event_outbox where event_type = $1 order by position desc limit 1",
+        )
+        .bind(kind)
+        .fetch_one(&self.test.admin)
+        .await
+        .expect(kind)
+    }
+
+    /// Waits until a group has applied an event.
+    pub(crate) async fn has_applied(&self, group: &str, event_id: &Value) {
+        let event_id: uuid::Uuid = event_id.as_str().expect("an event id").parse().expect("a UUID");
+        let is_applied = async || {
+            sqlx::query_scalar(
+                "select exists (select from event_inbox \
+                 where consumer_name = $1 and event_id = $2 and outcome = 'applied')",
+            )
+            .bind(group)
+            .bind(event_id)
+            .fetch_one(&self.test.admin)
+            .await
+            .expect("the inbox")
+        };
+        applied(self.bells(), is_applied).await;
     }
 
     /// Stops every role; fails if one of them failed or did not end in time.

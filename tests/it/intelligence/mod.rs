@@ -1,0 +1,143 @@
+//! What intel-group keeps: anomalies of miners, miners that fall silent, the forecast of the network.
+
+mod anomalies;
+mod forecast;
+mod pipeline;
+mod silence;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use hashinsight::economics::Assumptions;
+use hashinsight::economics::anomaly::detector::window_end;
+use hashinsight::event::Event;
+use hashinsight::projection;
+use hashinsight::read_model::anomaly::GROUP;
+use serde_json::{Value, json};
+
+use crate::support::{TestApi, TestDb};
+
+/// The price of the reference case: a dead S21 loses $7.511124 a day.
+fn snapshot() -> Value {
+    json!({"btc_price_usd": 90000, "difficulty": 150e12, "block_height": 900000, "fees_btc_per_block": 0.05})
+}
+
+fn text(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// Every event after a position, and the position of the last.
+async fn events(db: &TestDb, after: i64) -> (Vec<Event>, i64) {
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "select event_key, payload::text, tenant_id, position from event_outbox where position > $1 order by position",
+    )
+    .bind(after)
+    .fetch_all(&db.admin)
+    .await
+    .expect("events");
+    let decode = |(key, value, tenant, _): &(String, String, String, i64)| {
+        hashinsight::event::decode(Some(key.as_bytes()), Some(value.as_bytes()), Some(tenant.as_bytes()))
+    };
+    let last = rows.last().map_or(after, |row| row.3);
+    (rows.iter().map(|row| decode(row).expect("an event")).collect(), last)
+}
+
+/// Applies events as one batch of the group.
+async fn apply(db: &TestDb, events: &[Event]) {
+    let groups = projection::groups(Assumptions::default());
+    let group = groups.iter().find(|group| group.name == GROUP).expect("the group");
+    let mut tx = db.db.worker().await.expect("begin");
+    group.handler.apply(&mut tx, &events.iter().collect::<Vec<_>>()).await.expect("applied");
+    tx.commit().await.expect("commit");
+}
+
+/// A tenant's miners, and a clock that tells windows: number 0 began 50 minutes ago.
+struct Site {
+    db: TestDb,
+    api: TestApi,
+    begin: DateTime<Utc>,
+    /// What the group has applied.
+    position: std::sync::atomic::AtomicI64,
+}
+
+impl Site {
+    async fn open() -> Self {
+        let db = TestDb::new().await;
+        let api = TestApi::start(&db).await;
+        let begin = window_end(db.db.now()) - TimeDelta::minutes(50);
+        Self { db, api, begin, position: 0.into() }
+    }
+
+    async fn priced() -> Self {
+        let site = Self::open().await;
+        site.api.post("/api/network/snapshots", snapshot()).await.expect(201);
+        site
+    }
+
+    async fn miner(&self, more: Value) -> String {
+        let mut body = json!({"model": "S21", "status": "online", "location": "north"});
+        let fields = more.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(fields);
+        self.api.add_miner(body).await
+    }
+
+    /// The minute of a window, which may be before the first.
+    fn at(&self, window: i64, minute: i64) -> DateTime<Utc> {
+        self.begin + TimeDelta::minutes(window * 5 + minute)
+    }
+
+    fn point(&self, miner: &str, window: i64, ths: f64) -> Value {
+        json!({"miner_id": miner, "at": text(self.at(window, 1)), "hashrate_ths": ths})
+    }
+
+    async fn post(&self, points: &[Value]) {
+        self.api.post("/api/miners/telemetry", json!({"points": points})).await.expect(201);
+    }
+
+    /// The group catches up, in one batch.
+    async fn judge(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let (events, last) = events(&self.db, self.position.load(Relaxed)).await;
+        self.position.store(last, Relaxed);
+        apply(&self.db, &events).await;
+    }
+
+    /// An hour of 200 TH/s before window 0.
+    async fn healthy_hour(&self, miner: &str) {
+        let points: Vec<Value> = (-12..0).map(|window| self.point(miner, window, 200.0)).collect();
+        self.post(&points).await;
+    }
+
+    /// Windows from a number on, one point and one batch each.
+    async fn windows(&self, miner: &str, first: i64, figures: &[f64]) {
+        for (window, ths) in (first..).zip(figures) {
+            self.post(&[self.point(miner, window, *ths)]).await;
+            self.judge().await;
+        }
+    }
+
+    async fn anomalies(&self, query: &str) -> Vec<Value> {
+        let list = self.api.get(&format!("/api/intelligence/anomalies?{query}")).await.expect(200).body;
+        list["data"].as_array().expect("a list").clone()
+    }
+
+    /// Kind, check and loss of every event about an anomaly, in order.
+    async fn told(&self) -> Vec<(String, String)> {
+        sqlx::query_as(
+            "select event_type, payload #>> '{data,kind}' from event_outbox where event_type like 'anomaly.%' \
+             order by position",
+        )
+        .fetch_all(&self.db.admin)
+        .await
+        .expect("events")
+    }
+}
+
+fn is_told(events: &[(String, String)], expected: &[(&str, &str)]) {
+    let events: Vec<(&str, &str)> =
+        events.iter().map(|(event, kind)| (event.as_str(), kind.as_str())).collect();
+    assert_eq!(events, expected);
+}
+
+fn near(figure: &Value, expected: f64) {
+    let figure = figure.as_f64().expect("a number");
+    assert!((figure - expected).abs() < 1e-6 * expected.abs(), "{figure} is not {expected}");
+}
