@@ -13,6 +13,8 @@ use crate::domain::ops::strike::StrikeAutomation;
 use crate::domain::treasury::clock::TradeClock;
 use crate::domain::webhook::DeliveryRetention;
 use crate::jobs::{Job, Runner, Settings};
+use crate::projection::intelligence::forecast::NewDay;
+use crate::projection::intelligence::silence::SilentMiners;
 use crate::role::app::{App, assumptions};
 use crate::role::schedules::LeftSchedules;
 
@@ -25,8 +27,10 @@ pub fn all(config: &Config, cache: &Arc<Cache>) -> Vec<Arc<dyn Job>> {
         Arc::new(DeliveryRetention),
         Arc::new(PlanClock),
         Arc::new(StrikeAutomation),
-        Arc::new(LeftSchedules { assumptions, cache: Arc::clone(cache) }),
+        Arc::new(LeftSchedules { assumptions: assumptions.clone(), cache: Arc::clone(cache) }),
         Arc::new(PriceRetention),
+        Arc::new(SilentMiners { assumptions }),
+        Arc::new(NewDay),
     ]
 }
 

@@ -5,15 +5,16 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveTime};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::db::WorkerTx;
+use crate::db::{TenantTx, WorkerTx};
 use crate::economics::forecast::{MAX_DAYS, Outlook, outlook};
 use crate::event::Event;
 use crate::identifier::TenantId;
+use crate::jobs::{Job, JobError, Progress, Run, Schedule};
 use crate::projection::{Dirty, EventHandler, HandlerError, Row};
 use crate::read_model::forecast::KINDS;
 use crate::read_model::forecast_write::{self, History, Made};
@@ -38,6 +39,31 @@ impl EventHandler for Forecasts {
             }
         }
         Ok(dirty)
+    }
+}
+
+/// Forecasts for every tenant that has a forecast, at a new day.
+pub struct NewDay;
+
+#[async_trait]
+impl Job for NewDay {
+    fn name(&self) -> &'static str {
+        "forecast-new-day"
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::Daily(NaiveTime::MIN)
+    }
+
+    fn tenants(&self) -> &'static str {
+        "select distinct tenant_id from forecast_daily"
+    }
+
+    async fn run(&self, tx: &mut TenantTx, _: &Run) -> Result<Progress, JobError> {
+        // A copy cached since midnight shows the forecast of the day before, and ages like any other.
+        let tenant = tx.tenant().clone();
+        make(tx.conn(), &tenant, None).await?;
+        Ok(Progress::Done)
     }
 }
 

@@ -3,7 +3,9 @@
 //! Called by the scheduled work, each minute, in a transaction of each tenant.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -15,6 +17,7 @@ use crate::economics::Assumptions;
 use crate::economics::anomaly::hysteresis::{Change, Observation};
 use crate::economics::anomaly::silence::{STALE_AFTER, is_offline};
 use crate::economics::anomaly::{AnomalyKind, Watch};
+use crate::jobs::{Job, JobError, Progress, Run, Schedule};
 use crate::projection::HandlerError;
 use crate::read_model::anomaly::Anomaly;
 use crate::read_model::anomaly_write::{self, QuietRow, Swept};
@@ -22,6 +25,36 @@ use crate::read_model::portfolio_write;
 
 /// Each is one observation for the hysteresis.
 const EVERY: TimeDelta = TimeDelta::minutes(1);
+/// How many miners are looked at in one transaction.
+const AT_ONCE: i64 = 5_000;
+
+/// Sweeps the miners of every tenant.
+pub struct SilentMiners {
+    pub assumptions: Assumptions,
+}
+
+#[async_trait]
+impl Job for SilentMiners {
+    fn name(&self) -> &'static str {
+        "silent-miners"
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::Every(Duration::from_secs(60))
+    }
+
+    fn tenants(&self) -> &'static str {
+        "select tenant_id from miner_detector where last_point_at < now() - interval '10 minutes' \
+         union select tenant_id from miner_detector where silence is not null \
+         union select tenant_id from anomaly where state = 'open'"
+    }
+
+    async fn run(&self, tx: &mut TenantTx, _: &Run) -> Result<Progress, JobError> {
+        let now = tx.now();
+        let looked = sweep(tx, &self.assumptions, now, AT_ONCE).await?;
+        Ok(if looked == AT_ONCE { Progress::More } else { Progress::Done })
+    }
+}
 
 /// Looks which miners of the tenant are silent at `now`, the time by the database's clock: of up to `limit` that may be.
 /// Also resolves the anomalies of miners that were removed or taken out of service. Returns how many it looked at; call

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Site, apply, events, is_told, near, text};
+use super::{GROUP, Site, apply, events_behind, is_told, near, text};
 
 const OPENED: (&str, &str) = ("anomaly.opened", "hashrate");
 const RESOLVED: (&str, &str) = ("anomaly.resolved", "hashrate");
@@ -74,8 +74,8 @@ async fn what_comes_late_or_again_opens_and_doubles_nothing() {
     assert_eq!(before.len(), 1);
 
     // The batch once more, as a replay would bring it: the same windows.
-    let (all, _) = events(&site.db, 0).await;
-    apply(&site.db, &all).await;
+    let (all, _) = events_behind(&site.db, 0).await;
+    apply(&site.db, GROUP, &all).await;
     // Points of windows that were judged, good ones and bad ones.
     let late = [0, 1].map(|window| {
         let at = text(site.at(window, 3));

@@ -1,14 +1,18 @@
 //! The forecast of the network: what is stored is what the pure function says, and what is missing is said.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Days, DurationRound, NaiveTime, TimeDelta, Utc};
 use hashinsight::economics::forecast::{MAX_DAYS, NetworkClose, outlook};
-use hashinsight::projection::intelligence::forecast::make;
+use hashinsight::jobs::Step;
+use hashinsight::projection::intelligence::forecast::{NewDay, make};
 use reqwest::Method;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Site, text};
+use super::{Site, run_job, runner, text};
 
 const PATH: &str = "/api/intelligence/forecast";
 
@@ -154,6 +158,33 @@ async fn an_answer_is_cut_to_what_was_asked_for() {
     api.ask(&api.token_with(&["portfolio:read"]), Method::GET, PATH, None).await.expect(403);
     let foreign = api.ask(&api.foreign_token(), Method::GET, PATH, None).await.expect(200).body;
     assert_eq!((&foreign["data"], &foreign["warnings"]), (&json!([]), &json!(["no-snapshot"])));
+}
+
+#[tokio::test]
+async fn a_new_day_is_scheduled_work() {
+    let site = Site::open().await;
+    let snapshot = site.api.post("/api/network/snapshots", super::snapshot()).await.expect(201).body;
+    assert_eq!(run_job(&site.db, Arc::new(NewDay)).await, 0, "the group has not forecast yet");
+    site.judge().await;
+    let before = site.forecast("").await;
+    assert_eq!((&before["version"], &before["event_id"]), (&json!(1), &snapshot["event_id"]));
+    // Yesterday's.
+    site.db.execute("update forecast_daily set date = date - 1").await;
+    assert_eq!(run_job(&site.db, Arc::new(NewDay)).await, 1);
+    let after = site.forecast("").await;
+    assert_eq!((&after["version"], &after["event_id"]), (&json!(2), &Value::Null));
+    assert_eq!(after["data"], before["data"]);
+    // Another process finds it done, until the next midnight.
+    let found = runner(&site.db, Arc::new(NewDay)).step(&CancellationToken::new()).await.expect("a step");
+    assert!(matches!(found, Step::Waiting(_)), "{found:?}");
+    let at_midnight: bool = site
+        .db
+        .scalar(
+            "select (next_run_at at time zone 'UTC')::time = '00:00' and next_run_at > now() \
+             and next_run_at <= now() + interval '1 day' from scheduled_job where name = 'forecast-new-day'",
+        )
+        .await;
+    assert!(at_midnight);
 }
 
 /// A batch is one forecast, and a snapshot of another tenant's is none of this one's.

@@ -5,14 +5,17 @@ mod forecast;
 mod pipeline;
 mod silence;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use hashinsight::economics::Assumptions;
 use hashinsight::economics::anomaly::detector::window_end;
-use hashinsight::event::Event;
-use hashinsight::projection;
+use hashinsight::jobs::{Ended, Job, Runner, Settings, Step};
 use hashinsight::read_model::anomaly::GROUP;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
+use crate::support::pipeline::{apply, events_behind};
 use crate::support::{TestApi, TestDb};
 
 /// The price of the reference case: a dead S21 loses $7.511124 a day.
@@ -22,31 +25,6 @@ fn snapshot() -> Value {
 
 fn text(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
-}
-
-/// Every event after a position, and the position of the last.
-async fn events(db: &TestDb, after: i64) -> (Vec<Event>, i64) {
-    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
-        "select event_key, payload::text, tenant_id, position from event_outbox where position > $1 order by position",
-    )
-    .bind(after)
-    .fetch_all(&db.admin)
-    .await
-    .expect("events");
-    let decode = |(key, value, tenant, _): &(String, String, String, i64)| {
-        hashinsight::event::decode(Some(key.as_bytes()), Some(value.as_bytes()), Some(tenant.as_bytes()))
-    };
-    let last = rows.last().map_or(after, |row| row.3);
-    (rows.iter().map(|row| decode(row).expect("an event")).collect(), last)
-}
-
-/// Applies events as one batch of the group.
-async fn apply(db: &TestDb, events: &[Event]) {
-    let groups = projection::groups(Assumptions::default());
-    let group = groups.iter().find(|group| group.name == GROUP).expect("the group");
-    let mut tx = db.db.worker().await.expect("begin");
-    group.handler.apply(&mut tx, &events.iter().collect::<Vec<_>>()).await.expect("applied");
-    tx.commit().await.expect("commit");
 }
 
 /// A tenant's miners, and a clock that tells windows: number 0 began 50 minutes ago.
@@ -95,9 +73,9 @@ impl Site {
     /// The group catches up, in one batch.
     async fn judge(&self) {
         use std::sync::atomic::Ordering::Relaxed;
-        let (events, last) = events(&self.db, self.position.load(Relaxed)).await;
+        let (events, last) = events_behind(&self.db, self.position.load(Relaxed)).await;
         self.position.store(last, Relaxed);
-        apply(&self.db, &events).await;
+        apply(&self.db, GROUP, &events).await;
     }
 
     /// An hour of 200 TH/s before window 0.
@@ -128,6 +106,24 @@ impl Site {
         .fetch_all(&self.db.admin)
         .await
         .expect("events")
+    }
+}
+
+/// A process that may run a job.
+fn runner(db: &TestDb, job: Arc<dyn Job>) -> Runner {
+    let settings = Settings { poll: Duration::from_secs(1), lease: Duration::from_secs(60) };
+    Runner::new(db.db.clone(), db.bells.clone(), job, settings)
+}
+
+/// Runs a job as a process does to which it is due, and returns for how many tenants; it fails for none.
+async fn run_job(db: &TestDb, job: Arc<dyn Job>) -> usize {
+    let name = job.name();
+    let runner = runner(db, job);
+    runner.register().await.expect("registered");
+    db.execute(&format!("update scheduled_job set next_run_at = now() where name = '{name}'")).await;
+    match runner.step(&CancellationToken::new()).await.expect("a step") {
+        Step::Ran(Ended { tenants, tenants_failed: 0, error: None }) => tenants,
+        other => panic!("{other:?}"),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Miners whose telemetry no longer comes: found by the sweep, each minute once, and never because the group is behind.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use hashinsight::economics::Assumptions;
-use hashinsight::projection::intelligence::silence::sweep;
+use hashinsight::projection::intelligence::silence::{SilentMiners, sweep};
 use serde_json::{Value, json};
 
-use super::{Site, is_told, near, text};
+use super::{Site, is_told, near, run_job, text};
 
 const OPENED: (&str, &str) = ("anomaly.opened", "offline");
 const RESOLVED: (&str, &str) = ("anomaly.resolved", "offline");
@@ -112,4 +114,28 @@ async fn off_on_purpose_is_not_silent_and_gone_is_settled() {
         (&json!("resolved"), &json!("out-of-service"))
     );
     is_told(&site.told().await, &[OPENED, RESOLVED]);
+}
+
+#[tokio::test]
+async fn the_sweep_is_scheduled_work_for_those_who_need_it() {
+    let site = Site::priced().await;
+    let now = whole_second(site.db.db.now());
+    let miner = site.miner(json!({})).await;
+    let run = async || {
+        let tenants = run_job(&site.db, Arc::new(SilentMiners { assumptions: Assumptions::default() })).await;
+        // The next run is that of another minute.
+        site.db.execute("update miner_detector set swept_to = swept_to - interval '2 minutes'").await;
+        tenants
+    };
+    site.report(&miner, now, 30).await;
+    site.judge().await;
+    assert_eq!((run().await, run().await), (1, 1));
+    assert_eq!(site.anomalies("").await[0]["kind"], "offline");
+    is_told(&site.told().await, &[OPENED]);
+
+    site.report(&miner, now, 0).await;
+    site.judge().await;
+    assert_eq!((run().await, run().await, run().await), (1, 1, 1));
+    is_told(&site.told().await, &[OPENED, RESOLVED]);
+    assert_eq!(run().await, 0, "nobody is silent, and nothing is open");
 }
