@@ -71,6 +71,12 @@ grant update (judged_to, last_point_at, hour_mean_ths, state) on miner_detector 
 grant select on miner_detector to hi_app;
 grant update (silence, swept_to) on miner_detector to hi_app;
 
+-- What a plan or the strike automation holds off is no anomaly: the group reads both.
+alter policy own_tenant on ops_plan to hi_app, hi_worker;
+alter policy own_tenant on ops_strike to hi_app, hi_worker;
+grant select on ops_plan, ops_strike to hi_worker;
+create index ops_plan_recovered on ops_plan (tenant_id, recovered_at) where recovered_at is not null;
+
 -- The network on a day to come, as it was forecast last. A figure without a basis is null; the warnings say why.
 create table forecast_daily (
     tenant_id                 text        not null,

@@ -13,6 +13,7 @@ use crate::db::serial;
 use crate::economics::anomaly::{Detector, Watch};
 use crate::identifier::{TenantId, UserId};
 use crate::read_model::anomaly::Anomaly;
+use crate::read_model::curtailed::Candidate;
 
 /// Waits until nobody else judges the miners of one of these owners; held to the end of the transaction.
 pub async fn lock(
@@ -248,12 +249,20 @@ pub async fn remember(
 pub struct QuietRow {
     pub id: Uuid,
     pub owner_id: UserId,
+    pub model: String,
     pub hashrate_ths: Decimal,
     pub quantity: i32,
     pub status: String,
     pub status_changed_at: Option<DateTime<Utc>>,
     pub silence: Option<Json<Watch>>,
     pub last_point_at: DateTime<Utc>,
+}
+
+impl QuietRow {
+    /// As one that something may hold off.
+    pub fn candidate(&self) -> Candidate<'_> {
+        Candidate { id: self.id, owner: &self.owner_id, model: &self.model, hashrate_ths: self.hashrate_ths }
+    }
 }
 
 /// Up to `limit` miners to look at in this minute, kept from other sweeps until the end of the transaction: whose newest
@@ -266,7 +275,7 @@ pub async fn quiet(
 ) -> Result<Vec<QuietRow>, sqlx::Error> {
     // The group may be behind: the points themselves say when the last one came.
     sqlx::query_as(
-        "select m.id, m.owner_id, m.hashrate_ths, m.quantity, m.status, m.status_changed_at, d.silence, \
+        "select m.id, m.owner_id, m.model, m.hashrate_ths, m.quantity, m.status, m.status_changed_at, d.silence, \
            coalesce((select max(at) from miner_telemetry t where t.miner_id = d.miner_id and t.at > d.last_point_at), \
              d.last_point_at) as last_point_at \
          from miner_detector d join miners m on m.tenant_id = d.tenant_id and m.id = d.miner_id \

@@ -6,6 +6,7 @@ pub mod anomaly;
 pub mod anomaly_write;
 pub mod crm;
 pub mod crm_write;
+pub mod curtailed;
 pub mod forecast;
 pub mod forecast_write;
 pub mod optimum;

@@ -17,6 +17,7 @@ use super::service::Service;
 use crate::db::{Tenanted, WorkerTenant, WorkerTx};
 use crate::economics::Assumptions;
 use crate::economics::anomaly::detector::{HOUR, WINDOW, window_end};
+use crate::economics::anomaly::duty::START_UP;
 use crate::economics::anomaly::hysteresis::Change;
 use crate::economics::anomaly::peers::{PeerReading, peer_scores};
 use crate::economics::anomaly::silence::STALE_AFTER;
@@ -27,6 +28,7 @@ use crate::identifier::{TenantId, UserId};
 use crate::projection::{Dirty, EventHandler, HandlerError};
 use crate::read_model::anomaly::Anomaly;
 use crate::read_model::anomaly_write::{self, Bucket, DueRow, Judged, MinerRow, PeerRow, Span};
+use crate::read_model::curtailed::{self, Candidate, Off};
 use crate::read_model::portfolio_write;
 
 /// Miners judged at once: a fleet of any size needs no more memory.
@@ -104,12 +106,15 @@ impl Judge<'_> {
             .collect();
         let mut buckets = anomaly_write::buckets(conn, &spans, WINDOW).await?;
         let open = anomaly_write::open(conn, &ids).await?;
+        let miners: Vec<Candidate<'_>> = due.iter().map(|row| self.candidate(&row.miner)).collect();
+        let mut off = curtailed::off(conn, &miners, since - START_UP).await?;
         let others = anomaly_write::others(conn, self.owner, &ids, since - STALE_AFTER).await?;
         let known: HashSet<(Uuid, &str)> = open.iter().map(|a| (a.miner_id, a.kind.as_str())).collect();
         let mut machines = Vec::with_capacity(due.len());
         for row in due {
             let buckets = buckets.remove(&row.miner.id).unwrap_or_default();
-            let mut machine = Machine::new(row, since, buckets, self.not_air)?;
+            let off = off.remove(&row.miner.id).unwrap_or_default();
+            let mut machine = Machine::new(row, since, (buckets, off), self.not_air)?;
             let id = machine.miner.id;
             machine.detector.reconcile(|kind| known.contains(&(id, kind.as_str())));
             machines.push(machine);
@@ -124,6 +129,10 @@ impl Judge<'_> {
         anomaly_write::remember(conn, self.tenant, &judged).await?;
         tell(tx, &book.news, Some(self.wanted.event_id)).await?;
         Ok(count)
+    }
+
+    fn candidate<'a>(&'a self, miner: &'a MinerRow) -> Candidate<'a> {
+        Candidate { id: miner.id, owner: self.owner, model: &miner.model, hashrate_ths: miner.hashrate_ths }
     }
 
     /// Judges every machine that has a reading in the window of this end.
@@ -181,13 +190,13 @@ impl Machine {
     fn new(
         row: DueRow,
         since: DateTime<Utc>,
-        buckets: BTreeMap<DateTime<Utc>, Bucket>,
+        (buckets, off): (BTreeMap<DateTime<Utc>, Bucket>, Vec<Off>),
         not_air: &BTreeSet<String>,
     ) -> Result<Self, HandlerError> {
         let windows = (first_window(&row, since), window_end(row.last_point_at));
         let DueRow { miner, state, last_point_at, .. } = row;
         Ok(Self {
-            service: Service::of(&miner.status, miner.status_changed_at)?,
+            service: Service::of(&miner.status, miner.status_changed_at, off)?,
             nameplate: Nameplate {
                 hashrate_ths: miner.hashrate_ths,
                 power_w: miner.power_w,

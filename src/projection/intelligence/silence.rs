@@ -14,6 +14,7 @@ use super::figures::{News, Price, begun, recovered, tell};
 use super::service::Service;
 use crate::db::TenantTx;
 use crate::economics::Assumptions;
+use crate::economics::anomaly::duty::START_UP;
 use crate::economics::anomaly::hysteresis::{Change, Observation};
 use crate::economics::anomaly::silence::{STALE_AFTER, is_offline};
 use crate::economics::anomaly::{AnomalyKind, Watch};
@@ -21,6 +22,7 @@ use crate::jobs::{Job, JobError, Progress, Run, Schedule};
 use crate::projection::HandlerError;
 use crate::read_model::anomaly::Anomaly;
 use crate::read_model::anomaly_write::{self, QuietRow, Swept};
+use crate::read_model::curtailed::{self, Candidate, Off};
 use crate::read_model::portfolio_write;
 
 /// Each is one observation for the hysteresis.
@@ -76,13 +78,15 @@ pub async fn sweep(
     let newest = portfolio_write::newest_snapshot(conn).await?;
     let price = Price { newest: newest.as_ref(), assumptions, now };
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let miners: Vec<Candidate<'_>> = rows.iter().map(QuietRow::candidate).collect();
+    let mut off = curtailed::off(conn, &miners, now - START_UP).await?;
     let mut open: HashMap<Uuid, Anomaly> =
         anomaly_write::silent(conn, &ids).await?.into_iter().map(|a| (a.miner_id, a)).collect();
     let (mut changed, mut swept) = (Vec::new(), Vec::with_capacity(rows.len()));
     for row in &rows {
         let known = row.silence.as_ref().map(|silence| silence.0).unwrap_or_default();
         let is_open = open.contains_key(&row.id);
-        let observed = observation(row, now)?;
+        let observed = observation(row, off.remove(&row.id).unwrap_or_default(), now)?;
         let (watch, change) = known.agreeing_with(is_open).step(observed);
         if change == Some(Change::Opened) {
             open.insert(row.id, begun(&row.owner_id, row.id, AnomalyKind::Offline, now));
@@ -114,7 +118,7 @@ pub async fn sweep(
     Ok(i64::try_from(rows.len().max(retired.len())).unwrap_or(i64::MAX))
 }
 
-fn observation(row: &QuietRow, now: DateTime<Utc>) -> Result<Observation, HandlerError> {
-    let duty = Service::of(&row.status, row.status_changed_at)?.duty(now);
+fn observation(row: &QuietRow, off: Vec<Off>, now: DateTime<Utc>) -> Result<Observation, HandlerError> {
+    let duty = Service::of(&row.status, row.status_changed_at, off)?.duty(now);
     Ok(Observation::new(is_offline(row.last_point_at, now), duty))
 }

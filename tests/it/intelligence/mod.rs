@@ -1,6 +1,7 @@
 //! What intel-group keeps: anomalies of miners, miners that fall silent, the forecast of the network.
 
 mod anomalies;
+mod curtailed;
 mod forecast;
 mod pipeline;
 mod silence;

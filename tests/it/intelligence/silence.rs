@@ -19,7 +19,7 @@ fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
 
 impl Site {
     /// Sweeps as the clock would that shows so many minutes from now; returns how many miners were looked at.
-    async fn sweep(&self, now: DateTime<Utc>, minutes: i64) -> i64 {
+    pub(super) async fn sweep(&self, now: DateTime<Utc>, minutes: i64) -> i64 {
         let tenant = self.api.tenant.parse().expect("a tenant");
         let mut tx = self.db.db.tenant(&tenant).await.expect("begin");
         let now = now + TimeDelta::minutes(minutes);
