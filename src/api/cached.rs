@@ -40,20 +40,23 @@ pub(super) trait View: Serialize + Send + Sync + Sized + 'static {
     }
 }
 
+/// Whose row is asked for: the caller's own, or as the role admin that of `user_id`.
+pub(super) fn whose(who: &Principal, params: &Params, what: &str) -> Result<UserId, Problem> {
+    let user = params.user("user_id")?.unwrap_or_else(|| who.user.clone());
+    if user != who.user && !who.is_admin() {
+        return Err(Problem::forbidden(format!("reading {what} of another user needs the role admin")));
+    }
+    Ok(user)
+}
+
 /// Reads the row of `user_id` (the caller), which `after` and `wait` may ask to hold an event.
 pub(super) async fn read<V: View>(
     api: &Api,
     who: Principal,
     params: &Params,
 ) -> Result<(Entry, Metadata), Problem> {
-    let user = params.user("user_id")?.unwrap_or_else(|| who.user.clone());
+    let user = whose(&who, params, V::MODEL.name)?;
     let after = After::of(params)?;
-    if user != who.user && !who.is_admin() {
-        return Err(Problem::forbidden(format!(
-            "reading {} of another user needs the role admin",
-            V::MODEL.name
-        )));
-    }
     let key = V::key(&who.tenant, &user);
     let row = Row::<V> { db: api.db.clone(), tenant: who.tenant, user, view: PhantomData };
     if after.event_id.is_none() {

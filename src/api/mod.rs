@@ -15,7 +15,7 @@
 //! | `cached` | a user's row of a read model |
 //! | `csv` | tables as CSV, for spreadsheets |
 //! | `visible` | reading one's own write |
-//! | one file per resource | `anomalies`, `bulk` (of miners), `crm`, `dead_letters`, `forecast`, `miners`, `miner_models`, `miner_telemetry`, `network`, `ops`, `portfolio`, `probes`, `treasury`, `webhook` |
+//! | one file per resource | `anomalies`, `bulk` (of miners), `crm`, `dead_letters`, `forecast`, `miners`, `miner_models`, `miner_telemetry`, `network`, `ops`, `portfolio`, `portfolio_history`, `probes`, `treasury`, `webhook`, `what_if` |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ use crate::db::Db;
 use crate::domain::ops::settings::Defaults;
 use crate::domain::webhook::{AllowedHosts, Vault};
 use crate::doorbell::Doorbells;
+use crate::economics::Assumptions;
+use crate::read_model::portfolio as portfolio_figures;
 
 mod anomalies;
 mod auth;
@@ -50,6 +52,7 @@ mod miners;
 mod network;
 mod ops;
 mod portfolio;
+mod portfolio_history;
 mod probes;
 mod problem;
 pub mod server;
@@ -57,6 +60,7 @@ pub mod token;
 mod treasury;
 mod visible;
 mod webhook;
+mod what_if;
 
 use token::Verifier;
 
@@ -77,6 +81,7 @@ pub struct Api {
     webhook_hosts: Arc<AllowedHosts>,
     site_defaults: Defaults,
     computing: Arc<Semaphore>,
+    assumptions: Assumptions,
 }
 
 impl Api {
@@ -100,6 +105,7 @@ impl Api {
             webhook_hosts: Arc::new(AllowedHosts::parse(&config.webhooks.allowed_hosts)),
             site_defaults: Defaults { pool_fee: config.economics.pool_fee, pue: config.economics.pue },
             computing: Arc::new(Semaphore::new(compute::AT_ONCE)),
+            assumptions: portfolio_figures::assumptions(&config.economics),
         })
     }
 
@@ -116,6 +122,8 @@ impl Api {
             .route("/api/miner-models", get(miner_models::list))
             .route("/api/network/snapshots", post(network::record))
             .route("/api/portfolio", get(portfolio::get))
+            .route("/api/portfolio/history", get(portfolio_history::get))
+            .route("/api/portfolio/what-if", get(what_if::get))
             .route("/api/intelligence/anomalies", get(anomalies::list))
             .route("/api/intelligence/forecast", get(forecast::get))
             .route("/api/dlq", get(dead_letters::list))

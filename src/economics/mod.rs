@@ -40,7 +40,7 @@ pub use miner::{MinerLine, MinerStatus, UnknownStatus};
 pub use mining::{Network, subsidy_sat};
 pub use payback::{DynamicCase, HalvingClock, Payback};
 pub use portfolio::{LocationRow, ModelRow, Portfolio, Warning, portfolio};
-pub use what_if::{WhatIf, what_if};
+pub use what_if::{WhatIf, merged, what_if};
 
 use exact::dec;
 use rust_decimal::Decimal;

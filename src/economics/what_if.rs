@@ -9,6 +9,7 @@ use super::portfolio::{Portfolio, portfolio};
 use super::{Assumptions, EconomicsError};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Relative changes, each above -1: 0.1 is +10 %, 0 leaves the input as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,36 @@ pub fn what_if(
         })
         .collect::<Result<Vec<_>, _>>()?;
     portfolio(&lines, network.as_ref(), &assumptions)
+}
+
+/// Lines that differ in nothing that totals tell are one line: cheaper to move about, the same totals. Model and location
+/// of the result say nothing.
+#[must_use]
+pub fn merged(lines: Vec<MinerLine>) -> Vec<MinerLine> {
+    let mut equal: BTreeMap<_, u64> = BTreeMap::new();
+    for line in lines {
+        let key =
+            (line.hashrate_ths, line.power_w, line.purchase_price_usd, line.tariff_usd_kwh, line.status);
+        *equal.entry(key).or_default() += u64::from(line.quantity);
+    }
+    let mut merged = Vec::with_capacity(equal.len());
+    for ((hashrate_ths, power_w, purchase_price_usd, tariff_usd_kwh, status), mut left) in equal {
+        while left > 0 {
+            let quantity = u32::try_from(left).unwrap_or(u32::MAX);
+            left -= u64::from(quantity);
+            merged.push(MinerLine {
+                model: String::new(),
+                hashrate_ths,
+                power_w,
+                quantity,
+                purchase_price_usd,
+                tariff_usd_kwh,
+                status,
+                location: None,
+            });
+        }
+    }
+    merged
 }
 
 fn moved(value: Decimal, change: Decimal, field: &'static str) -> Result<Decimal, EconomicsError> {
@@ -125,6 +156,26 @@ mod tests {
         scaled(uptime.profit_usd_day, base.profit_usd_day, d("0.95"));
         let capped = run(&WhatIf { uptime: d("0.1"), ..WhatIf::default() });
         assert_eq!(capped, base);
+    }
+
+    #[test]
+    fn merged_lines_have_the_same_totals() {
+        let mut lines: Vec<MinerLine> = fleet().into_iter().cycle().take(40).collect();
+        lines.extend(lines.clone().into_iter().map(|line| MinerLine { quantity: u32::MAX, ..line }).take(2));
+        for (at, line) in lines.iter_mut().enumerate() {
+            line.location = Some(format!("hall {}", at % 3));
+            line.status = if at % 5 == 0 { MinerStatus::Offline } else { MinerStatus::Online };
+        }
+        let few = merged(lines.clone());
+        assert!(few.len() < 10, "{}", few.len());
+        let totals = |lines: &[MinerLine]| {
+            let figures = what_if(lines, Some(&network()), &Assumptions::default(), &WhatIf::default());
+            let Portfolio { miners_total, miners_online, capex_usd, profit_usd_day, payback_days, .. } =
+                figures.expect("in range");
+            (miners_total, miners_online, capex_usd, profit_usd_day, payback_days)
+        };
+        assert_eq!(totals(&few), totals(&lines));
+        assert!(merged(Vec::new()).is_empty());
     }
 
     #[test]

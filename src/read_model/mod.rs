@@ -11,6 +11,7 @@ pub mod forecast;
 pub mod forecast_write;
 pub mod optimum;
 pub mod portfolio;
+pub mod portfolio_history;
 pub mod portfolio_write;
 pub mod schedule;
 pub mod schedule_write;

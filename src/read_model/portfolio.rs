@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::config::EconomicsConfig;
 use crate::db::TenantTx;
+use crate::economics::Assumptions;
 use crate::event::kind;
 use crate::identifier::UserId;
 
@@ -119,4 +121,17 @@ pub async fn version(tx: &mut TenantTx, user: &UserId) -> Result<i64, sqlx::Erro
         .fetch_optional(tx.conn())
         .await?;
     Ok(version.unwrap_or_default())
+}
+
+/// The assumptions behind every portfolio.
+pub fn assumptions(config: &EconomicsConfig) -> Assumptions {
+    Assumptions {
+        pool_fee: config.pool_fee,
+        uptime: config.uptime,
+        pue: config.pue,
+        default_tariff_usd_kwh: config.tariff_usd_kwh,
+        degradation_month: config.degradation_per_month,
+        price_drift_month: config.price_drift_per_month,
+        difficulty_drift_month: config.difficulty_drift_per_month,
+    }
 }

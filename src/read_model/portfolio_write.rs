@@ -136,7 +136,7 @@ pub async fn fleets(
     Ok(fleets)
 }
 
-/// Stores the figures as the next version, which it returns.
+/// Stores the figures as the next version, which it returns, and as what the hour's history shows.
 pub async fn store(
     conn: &mut PgConnection,
     tenant: &TenantId,
@@ -147,8 +147,8 @@ pub async fn store(
 ) -> Result<i64, sqlx::Error> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     sqlx::query_scalar(
-        "insert into portfolio as p (tenant_id, user_id, version, miners_total, miners_online, hashrate_ths, \
-         effective_hashrate_ths, power_kw, efficiency_j_th, gross_btc_day, net_btc_day, revenue_usd_day, \
+        "with stored as (insert into portfolio as p (tenant_id, user_id, version, miners_total, miners_online, \
+         hashrate_ths, effective_hashrate_ths, power_kw, efficiency_j_th, gross_btc_day, net_btc_day, revenue_usd_day, \
          power_cost_usd_day, profit_usd_day, hashprice_usd_ph_day, break_even_tariff_usd_kwh, \
          break_even_btc_price_usd, capex_usd, payback_days, dynamic_payback_days, roi_percent, by_model, by_location, \
          warnings, snapshot_id, event_id, computed_at) \
@@ -166,7 +166,13 @@ pub async fn store(
          payback_days = excluded.payback_days, dynamic_payback_days = excluded.dynamic_payback_days, \
          roi_percent = excluded.roi_percent, by_model = excluded.by_model, by_location = excluded.by_location, \
          warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, event_id = excluded.event_id, \
-         computed_at = excluded.computed_at returning version",
+         computed_at = excluded.computed_at returning *), \
+         kept as (insert into portfolio_history (tenant_id, user_id, hour, version, computed_at, figures) \
+           select tenant_id, user_id, date_trunc('hour', computed_at, 'UTC'), version, computed_at, \
+             to_jsonb(stored) - array['tenant_id', 'by_model', 'by_location'] from stored \
+           on conflict (tenant_id, user_id, hour) do update set version = excluded.version, \
+             computed_at = excluded.computed_at, figures = excluded.figures) \
+         select version from stored",
     )
     .bind(tenant.as_str())
     .bind(owner.as_str())

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use crate::api::{Api, server};
 use crate::cache::Cache;
-use crate::config::{Config, ConfigError, EconomicsConfig, EventLogKind, EventSource};
+use crate::config::{Config, ConfigError, EventLogKind, EventSource};
 use crate::consumer;
 use crate::db::Db;
 use crate::domain::miner::telemetry::Retention as TelemetryRetention;
@@ -25,6 +25,8 @@ use crate::outbox::wal::WalSettings;
 use crate::partitions::{self, Upkeep};
 use crate::projection::{self, Group};
 use crate::publisher::{Publisher, SlotOwner};
+pub use crate::read_model::portfolio::assumptions;
+use crate::read_model::portfolio_history::Retention as HistoryRetention;
 use crate::redis::Redis;
 use crate::role::membership;
 
@@ -162,9 +164,13 @@ impl App {
     }
 }
 
-/// The tables that are partitioned by day.
+/// The tables of which old rows go.
 pub fn upkeep(config: &Config) -> Vec<Box<dyn Upkeep>> {
-    vec![Box::new(Retention::of(config)), Box::new(TelemetryRetention::of(config))]
+    vec![
+        Box::new(Retention::of(config)),
+        Box::new(TelemetryRetention::of(config)),
+        Box::new(HistoryRetention::of(config)),
+    ]
 }
 
 /// The group of this name.
@@ -188,17 +194,4 @@ pub async fn open_log(
         EventLogKind::Kafka => Arc::new(KafkaLog::connect(&config.kafka).await.context("event log")?),
         EventLogKind::Postgres => Arc::new(PostgresLog::new(db.clone(), bells.clone())),
     })
-}
-
-/// The assumptions behind every portfolio.
-pub fn assumptions(config: &EconomicsConfig) -> Assumptions {
-    Assumptions {
-        pool_fee: config.pool_fee,
-        uptime: config.uptime,
-        pue: config.pue,
-        default_tariff_usd_kwh: config.tariff_usd_kwh,
-        degradation_month: config.degradation_per_month,
-        price_drift_month: config.price_drift_per_month,
-        difficulty_drift_month: config.difficulty_drift_per_month,
-    }
 }

@@ -40,6 +40,7 @@ mod outbox;
 mod partitions;
 mod pipeline;
 mod portfolio;
+mod portfolio_reads;
 mod postgres_log;
 mod processes;
 mod publish;

@@ -182,6 +182,10 @@ fn row_of(table: &str) -> Option<&'static str> {
             "insert into treasury_signal (tenant_id, user_id, strategy, sat, wanted_sat, reason, told_sat, told_at, \
              event_id, computed_at) values ($1, $2, 'hodl', 0, 0, 'r', 0, now(), gen_random_uuid(), now())"
         }
+        "portfolio_history" => {
+            "insert into portfolio_history (tenant_id, user_id, hour, version, computed_at, figures) \
+             values ($1, $2, date_trunc('hour', now()), 1, now(), '{}')"
+        }
         "event_outbox" => {
             "insert into event_outbox (id, aggregate_type, aggregate_id, event_key, event_type, tenant_id, user_id, \
              payload) values ($2::uuid, 'miner', 'm', $1 || ':u', 'miner.added', $1, 'u', jsonb_build_object( \

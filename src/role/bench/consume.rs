@@ -262,7 +262,8 @@ impl Bench {
     async fn reset(&self) -> anyhow::Result<()> {
         let mut owner = self.ground.database.owner().await?;
         sqlx::raw_sql(
-            "truncate event_inbox, parked_event, event_dlq, consumer_offset, group_member, portfolio",
+            "truncate event_inbox, parked_event, event_dlq, consumer_offset, group_member, portfolio, \
+             portfolio_history",
         )
         .execute(&mut owner)
         .await?;

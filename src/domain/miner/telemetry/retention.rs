@@ -1,18 +1,16 @@
 //! How long telemetry is kept: points by whole days, hours in small batches.
 
 use async_trait::async_trait;
-use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::db::Db;
-use crate::partitions::{self, By, DailyTable, LOCK_WAIT, Outcome, Unguarded, Upkeep, days_ago, drop_before};
+use crate::partitions::{
+    self, By, DailyTable, LOCK_WAIT, Outcome, Unguarded, Upkeep, days_ago, delete_before, drop_before,
+};
 
 /// By `at`.
 const POINTS: DailyTable = DailyTable { root: "miner_telemetry", by: By::Timestamptz };
-
-/// Hours deleted in one transaction.
-const BATCH: i64 = 10_000;
 
 /// What is kept of telemetry, and how far ahead and back it has partitions.
 #[derive(Debug, Clone)]
@@ -49,26 +47,9 @@ impl Upkeep for Retention {
         let before = days_ago(db, self.points_days.max(self.late_days + 1)).await?;
         let dropped = drop_before(db, POINTS, before, LOCK_WAIT, &Unguarded, stopping).await?;
         let before = days_ago(db, self.hours_days).await?;
-        while !stopping.is_cancelled() {
-            let mut tx = db.owner().await?;
-            let deleted = delete_hours(tx.conn(), before).await?;
-            tx.commit().await?;
-            if deleted < BATCH.unsigned_abs() {
-                break;
-            }
-        }
+        let old = "delete from miner_telemetry_hourly where ctid = any (array( \
+                   select ctid from miner_telemetry_hourly where hour < $1 limit $2))";
+        delete_before(db, old, before.and_utc(), stopping).await?;
         Ok(dropped.iter().any(|(_, outcome)| *outcome == Outcome::Busy))
     }
-}
-
-async fn delete_hours(conn: &mut PgConnection, before: chrono::NaiveDateTime) -> Result<u64, sqlx::Error> {
-    sqlx::query(
-        "delete from miner_telemetry_hourly where ctid = any (array( \
-           select ctid from miner_telemetry_hourly where hour < $1 limit $2))",
-    )
-    .bind(before.and_utc())
-    .bind(BATCH)
-    .execute(conn)
-    .await
-    .map(|done| done.rows_affected())
 }
