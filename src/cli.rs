@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::EventSource;
+use crate::identifier::TenantId;
 
 mod bench;
 mod replay;
@@ -51,6 +52,8 @@ pub enum Command {
     Lag(Lag),
     /// Use the offsets that were set in Kafka.
     Offsets(Offsets),
+    /// Recompute the read models of a group from the tables of record, while everything runs.
+    Rebuild(Rebuild),
     /// Hand dead letters over again to the group that failed, count them, or discard one.
     Replay(Replay),
     /// Show the effective configuration and where each value comes from; secrets are masked.
@@ -216,6 +219,19 @@ pub struct Lag {
     /// Only this group.
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+/// Arguments of `rebuild`.
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    /// The group whose read models are recomputed.
+    #[arg(long, value_name = "NAME")]
+    pub group: String,
+    /// Only those of this tenant.
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<TenantId>,
     #[command(flatten)]
     pub json: Json,
 }

@@ -67,6 +67,7 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
         Command::Offsets(args) => match args.command {
             OffsetsCommand::Adopt(args) => role::offsets::run_adopt(&config, &args).await,
         },
+        Command::Rebuild(args) => role::rebuild::run(config, &args).await,
         Command::Replay(args) => match args.command {
             None => role::replay::run(&config, &args.letters).await,
             Some(ReplayCommand::Replay(letters)) => role::replay::run(&config, &letters).await,

@@ -113,6 +113,15 @@ impl HandlerError {
     }
 }
 
+/// What one step of a rebuild did.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    pub dirty: Vec<Dirty>,
+    pub rows: usize,
+    /// The key of the last of them: the next step goes on behind it. `None`: the tenant has no more.
+    pub last: Option<String>,
+}
+
 /// Applies events of one group.
 #[async_trait]
 pub trait EventHandler: Send + Sync {
@@ -124,9 +133,29 @@ pub trait EventHandler: Send + Sync {
         BTreeSet::new()
     }
 
+    /// One query without parameters whose only column is the tenants of which there are, or should be, rows to rebuild,
+    /// each once. `None`: there is nothing to rebuild.
+    fn tenants(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Recomputes some of the tenant's rows from the tables of record, those behind `after` in the order of their keys. A
+    /// row keeps the event that it names; one that was lost names none.
+    async fn rebuild(
+        &self,
+        _tx: &mut WorkerTx,
+        _tenant: &TenantId,
+        _after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        Ok(Rebuilt::default())
+    }
+
     /// Applies a batch in the consumer's transaction and returns what changed.
     async fn apply(&self, tx: &mut WorkerTx, events: &[&Event]) -> Result<Vec<Dirty>, HandlerError>;
 }
+
+/// Rows that one step of a rebuild recomputes at most.
+const REBUILT_AT_ONCE: i64 = 50;
 
 /// A consumer group: what it reads and who applies it.
 #[derive(Clone)]

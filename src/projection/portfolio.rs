@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Dirty, EventHandler, HandlerError, Owner, Row};
+use super::{Dirty, EventHandler, HandlerError, Owner, REBUILT_AT_ONCE, Rebuilt, Row};
 use crate::db::WorkerTx;
 use crate::economics::{self, Assumptions};
 use crate::event::{Event, kind};
@@ -59,22 +59,42 @@ impl EventHandler for PortfolioHandler {
         for (tenant, mut wanted) in by_tenant {
             let conn = tx.for_tenant(tenant).await?;
             if let Some(snapshot) = wanted.snapshot {
-                for owner in portfolio_write::owners(conn).await? {
+                for owner in portfolio_write::owners(conn, None, None).await? {
                     wanted.owners.entry(owner).or_insert(snapshot);
                 }
             }
-            dirty.extend(self.recompute(conn, tenant, wanted.owners).await?);
+            let owners = wanted.owners.into_iter().map(|(owner, event)| (owner, Some(event))).collect();
+            dirty.extend(self.recompute(conn, tenant, owners).await?);
         }
         Ok(dirty)
+    }
+
+    fn tenants(&self) -> Option<&'static str> {
+        Some("select tenant_id from miners where removed_at is null union select tenant_id from portfolio")
+    }
+
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        let conn = tx.for_tenant(tenant).await?;
+        let owners = portfolio_write::owners(conn, after, Some(REBUILT_AT_ONCE)).await?;
+        let last = owners.last().map(ToString::to_string);
+        let rows = owners.len();
+        let owners = owners.into_iter().map(|owner| (owner, None)).collect();
+        Ok(Rebuilt { dirty: self.recompute(conn, tenant, owners).await?, rows, last })
     }
 }
 
 impl PortfolioHandler {
+    /// With each owner goes the event that asks for it, if one does.
     async fn recompute(
         &self,
         conn: &mut PgConnection,
         tenant: &TenantId,
-        owners: BTreeMap<UserId, Uuid>,
+        owners: BTreeMap<UserId, Option<Uuid>>,
     ) -> Result<Vec<Dirty>, HandlerError> {
         // A snapshot and a miner's event come through different partitions. Both owners of a recalculation read
         // after this lock, so the later one sees what the earlier one was told.

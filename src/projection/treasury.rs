@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use super::{Dirty, EventHandler, HandlerError};
+use super::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
 use crate::db::{Tenanted, WorkerTx};
 use crate::domain::treasury::price::{self, Prices};
 use crate::domain::treasury::{Settings, account, execution, lot};
@@ -54,7 +54,7 @@ impl EventHandler for TreasuryHandler {
         for (tenant, mut wanted) in by_tenant {
             let mut tx = tx.within(tenant).await?;
             if let Some(snapshot) = wanted.snapshot {
-                for account in account::all(tx.conn()).await? {
+                for account in account::all(tx.conn(), None, None).await? {
                     wanted.accounts.entry(account).or_insert((snapshot, true)).1 = true;
                 }
             }
@@ -65,18 +65,40 @@ impl EventHandler for TreasuryHandler {
             let driven = wanted.accounts.iter().filter(|(_, (_, drives))| *drives);
             let driven = driven.map(|(user, (event, _))| (user.clone(), Some(*event))).collect();
             execution::advance_accounts(&mut tx, &driven, now).await?;
-            let causes = wanted.accounts.into_iter().map(|(user, (event, _))| (user, event)).collect();
+            let causes = wanted.accounts.into_iter().map(|(user, (event, _))| (user, Some(event))).collect();
             recompute(&mut tx, &causes, now).await?;
         }
         // No copy of these read models is cached.
         Ok(Vec::new())
     }
+
+    fn tenants(&self) -> Option<&'static str> {
+        Some("select distinct tenant_id from treasury_settings")
+    }
+
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        let mut tx = tx.within(tenant).await?;
+        let accounts = account::all(tx.conn(), after, Some(REBUILT_AT_ONCE)).await?;
+        let last = accounts.last().map(ToString::to_string);
+        account::lock(&mut tx, accounts.iter()).await?;
+        let now = tx.now();
+        let causes: BTreeMap<UserId, Option<Uuid>> =
+            accounts.into_iter().map(|account| (account, None)).collect();
+        // No trade goes on by it: what is due waits for its price or for the clock.
+        recompute(&mut tx, &causes, now).await?;
+        Ok(Rebuilt { dirty: Vec::new(), rows: causes.len(), last })
+    }
 }
 
-/// Recomputes the accounts from the tables of record. With each goes the last event that concerns it.
+/// Recomputes the accounts from the tables of record. With each goes the last event that concerns it, if one does.
 async fn recompute<T: Tenanted>(
     tx: &mut T,
-    causes: &BTreeMap<UserId, Uuid>,
+    causes: &BTreeMap<UserId, Option<Uuid>>,
     now: DateTime<Utc>,
 ) -> Result<(), HandlerError> {
     let users: Vec<&str> = causes.keys().map(UserId::as_str).collect();
@@ -110,7 +132,7 @@ struct Account {
     lots: Vec<Lot>,
     cash_usd: Decimal,
     sums: Sums,
-    event_id: Uuid,
+    event_id: Option<Uuid>,
 }
 
 impl Account {

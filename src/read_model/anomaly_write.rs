@@ -24,6 +24,22 @@ pub async fn lock(
     serial::take_turns(conn, owners.map(|owner| format!("anomaly:{tenant}:{owner}")).collect()).await
 }
 
+/// Those of the tenant who have miners, in order: those behind `after`, at most so many.
+pub async fn owners(
+    conn: &mut PgConnection,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<UserId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select distinct owner_id from miners where removed_at is null and ($1 is null or owner_id > $1) \
+         order by owner_id limit $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
 /// The names, as the catalogue keys them, of models that are not cooled by air.
 pub async fn other_cooling(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar("select name_key from miner_model where cooling <> 'air'").fetch_all(conn).await

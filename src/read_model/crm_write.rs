@@ -7,12 +7,25 @@ use uuid::Uuid;
 
 use crate::identifier::TenantId;
 
+/// The accounts of the tenant in the order of their ids: those behind `after`, at most so many.
+pub async fn accounts(
+    conn: &mut PgConnection,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar("select id from crm_account where $1 is null or id > $1 order by id limit $2")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn)
+        .await
+}
+
 /// Recomputes the accounts from the tables of record, each as its next version; an account that does not exist has no
-/// summary. With each goes the last event that concerns it.
+/// summary. With each goes the last event that concerns it, if one does.
 pub async fn recompute(
     conn: &mut PgConnection,
     tenant: &TenantId,
-    accounts: &BTreeMap<Uuid, Uuid>,
+    accounts: &BTreeMap<Uuid, Option<Uuid>>,
 ) -> Result<(), sqlx::Error> {
     // One round trip for a batch. A hundredth is multiplied and not divided by: no digit is lost.
     sqlx::query(
@@ -34,7 +47,7 @@ pub async fn recompute(
            deals_open = excluded.deals_open, pipeline_usd = excluded.pipeline_usd, \
            pipeline_weighted_usd = excluded.pipeline_weighted_usd, billed_usd = excluded.billed_usd, \
            paid_usd = excluded.paid_usd, overdue_usd = excluded.overdue_usd, tickets_open = excluded.tickets_open, \
-           event_id = excluded.event_id, computed_at = excluded.computed_at",
+           event_id = coalesce(excluded.event_id, s.event_id), computed_at = excluded.computed_at",
     )
     .bind(tenant.as_str())
     .bind(accounts.keys().copied().collect::<Vec<_>>())

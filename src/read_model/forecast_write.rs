@@ -73,6 +73,15 @@ pub async fn history(conn: &mut PgConnection) -> Result<History, sqlx::Error> {
     Ok(history)
 }
 
+/// The event that caused the forecast there is.
+pub async fn event(conn: &mut PgConnection) -> Result<Option<Uuid>, sqlx::Error> {
+    let newest: Option<Option<Uuid>> =
+        sqlx::query_scalar("select event_id from forecast_daily order by version desc limit 1")
+            .fetch_optional(conn)
+            .await?;
+    Ok(newest.flatten())
+}
+
 /// What a forecast rests on, the same for all of its rows.
 #[derive(Debug)]
 pub struct Made {

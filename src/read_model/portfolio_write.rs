@@ -53,11 +53,18 @@ impl TryFrom<MinerRow> for MinerLine {
     }
 }
 
-/// Everybody in the tenant who has or had miners.
-pub async fn owners(conn: &mut PgConnection) -> Result<Vec<UserId>, sqlx::Error> {
+/// Everybody in the tenant who has or had miners, in order: those behind `after`, at most so many.
+pub async fn owners(
+    conn: &mut PgConnection,
+    after: Option<&str>,
+    limit: Option<i64>,
+) -> Result<Vec<UserId>, sqlx::Error> {
     sqlx::query_scalar(
-        "select owner_id from miners where removed_at is null union select user_id from portfolio order by 1",
+        "select owner_id from miners where removed_at is null and ($1 is null or owner_id > $1) \
+         union select user_id from portfolio where $1 is null or user_id > $1 order by 1 limit $2",
     )
+    .bind(after)
+    .bind(limit)
     .fetch_all(conn)
     .await
 }
@@ -143,7 +150,7 @@ pub async fn store(
     owner: &UserId,
     figures: &Portfolio,
     snapshot_id: Option<Uuid>,
-    event_id: Uuid,
+    event_id: Option<Uuid>,
 ) -> Result<i64, sqlx::Error> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     sqlx::query_scalar(
@@ -165,7 +172,8 @@ pub async fn store(
          break_even_btc_price_usd = excluded.break_even_btc_price_usd, capex_usd = excluded.capex_usd, \
          payback_days = excluded.payback_days, dynamic_payback_days = excluded.dynamic_payback_days, \
          roi_percent = excluded.roi_percent, by_model = excluded.by_model, by_location = excluded.by_location, \
-         warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, event_id = excluded.event_id, \
+         warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, \
+         event_id = coalesce(excluded.event_id, p.event_id), \
          computed_at = excluded.computed_at returning *), \
          kept as (insert into portfolio_history (tenant_id, user_id, hour, version, computed_at, figures) \
            select tenant_id, user_id, date_trunc('hour', computed_at, 'UTC'), version, computed_at, \

@@ -82,6 +82,21 @@ pub async fn concerned(
     .await
 }
 
+/// The users with settings, in order: those behind `after`, at most so many.
+pub async fn owners(
+    conn: &mut PgConnection,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<UserId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select owner_id from ops_settings where $1 is null or owner_id > $1 order by owner_id limit $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
 /// Waits until nobody else computes one of these schedules; held to the end of the transaction.
 pub async fn lock(
     conn: &mut PgConnection,
@@ -112,7 +127,7 @@ pub async fn store(
     tenant: &TenantId,
     owner: &UserId,
     optimum: &Optimum,
-    event_id: Uuid,
+    event_id: Option<Uuid>,
 ) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
         "insert into ops_schedule as s (tenant_id, user_id, version, market, starts_at, ends_at, step_seconds, \
@@ -126,7 +141,8 @@ pub async fn store(
          method = excluded.method, always_on_usd = excluded.always_on_usd, greedy_usd = excluded.greedy_usd, \
          starts = excluded.starts, classes = excluded.classes, groups = excluded.groups, rows = excluded.rows, \
          warnings = excluded.warnings, prices_as_of = excluded.prices_as_of, \
-         network_as_of = excluded.network_as_of, snapshot_id = excluded.snapshot_id, event_id = excluded.event_id, \
+         network_as_of = excluded.network_as_of, snapshot_id = excluded.snapshot_id, \
+         event_id = coalesce(excluded.event_id, s.event_id), \
          computed_at = excluded.computed_at returning version",
     )
     .bind(tenant.as_str())

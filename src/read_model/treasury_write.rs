@@ -108,7 +108,7 @@ pub struct Figures<'a> {
     pub unevaluated: &'a [Unevaluated],
     /// Price, its snapshot, and from when it is.
     pub price: Option<(Decimal, Uuid, DateTime<Utc>)>,
-    pub event_id: Uuid,
+    pub event_id: Option<Uuid>,
 }
 
 /// Stores the figures as the next version.
@@ -135,7 +135,7 @@ pub async fn store(
          bought_sat = excluded.bought_sat, cash_usd = excluded.cash_usd, opex_usd_month = excluded.opex_usd_month, \
          runway_days = excluded.runway_days, open_trades = excluded.open_trades, unevaluated = excluded.unevaluated, \
          btc_price_usd = excluded.btc_price_usd, snapshot_id = excluded.snapshot_id, as_of = excluded.as_of, \
-         event_id = excluded.event_id, computed_at = excluded.computed_at",
+         event_id = coalesce(excluded.event_id, o.event_id), computed_at = excluded.computed_at",
     )
     .bind(tenant.as_str())
     .bind(user)

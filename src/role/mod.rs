@@ -15,6 +15,7 @@ mod membership;
 pub mod migrate;
 pub mod offsets;
 pub mod publish;
+pub mod rebuild;
 pub mod replay;
 pub mod schedules;
 pub mod serve;

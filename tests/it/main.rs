@@ -45,6 +45,7 @@ mod postgres_log;
 mod processes;
 mod publish;
 mod rebase;
+mod rebuild;
 mod retention;
 mod support;
 mod tenancy;

@@ -130,9 +130,19 @@ pub async fn settings_of(conn: &mut PgConnection, users: &[&str]) -> Result<Vec<
         .await
 }
 
-/// Every account of the tenant.
-pub async fn all(conn: &mut PgConnection) -> Result<Vec<UserId>, sqlx::Error> {
-    sqlx::query_scalar("select user_id from treasury_settings order by 1").fetch_all(conn).await
+/// The accounts of the tenant in the order of their users: those behind `after`, at most so many.
+pub async fn all(
+    conn: &mut PgConnection,
+    after: Option<&str>,
+    limit: Option<i64>,
+) -> Result<Vec<UserId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select user_id from treasury_settings where $1 is null or user_id > $1 order by user_id limit $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
 }
 
 /// The cash that these accounts have by now: what was set, and what their fills since then brought or took.

@@ -24,11 +24,11 @@ pub struct Told<'a> {
     pub limit: Option<Limit>,
 }
 
-/// Emits `treasury.signal`, which `cause` led to; returns the event's id.
+/// Emits `treasury.signal`, which `cause` led to if an event did; returns the event's id.
 pub async fn tell<T: Tenanted>(
     tx: &mut T,
     user: &UserId,
-    cause: Uuid,
+    cause: Option<Uuid>,
     told: Told<'_>,
 ) -> Result<Uuid, CommandError> {
     let actor = ACTOR.parse::<UserId>().map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
@@ -37,5 +37,5 @@ pub async fn tell<T: Tenanted>(
         "strategy": told.strategy, "sat": told.sat, "wanted_sat": told.wanted_sat, "reason": told.reason,
         "limit": told.limit,
     });
-    follow_up(tx, caller, Some(cause), (kind::TREASURY_SIGNAL, user, user.into()), data).await
+    follow_up(tx, caller, cause, (kind::TREASURY_SIGNAL, user, user.into()), data).await
 }

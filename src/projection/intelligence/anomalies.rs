@@ -25,7 +25,7 @@ use crate::economics::anomaly::{AnomalyKind, Detector, Finding, Nameplate, Readi
 use crate::economics::catalogue::normalise;
 use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
-use crate::projection::{Dirty, EventHandler, HandlerError};
+use crate::projection::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
 use crate::read_model::anomaly::Anomaly;
 use crate::read_model::anomaly_write::{self, Bucket, DueRow, Judged, MinerRow, PeerRow, Span};
 use crate::read_model::curtailed::{self, Candidate, Off};
@@ -43,7 +43,8 @@ pub(super) struct Anomalies {
 struct Wanted {
     /// The newest point.
     to: DateTime<Utc>,
-    event_id: Uuid,
+    /// The event that tells of it.
+    event_id: Option<Uuid>,
 }
 
 #[async_trait]
@@ -58,24 +59,51 @@ impl EventHandler for Anomalies {
             let told = event.data.get("to").and_then(|to| to.as_str()?.parse().ok());
             let to = told.unwrap_or(event.occurred_at);
             let wanted = by_tenant.entry(&event.tenant_id).or_default().entry(&event.user_id);
-            let wanted = wanted.or_insert(Wanted { to, event_id: event.event_id });
-            *wanted = Wanted { to: wanted.to.max(to), event_id: event.event_id };
+            let wanted = wanted.or_insert(Wanted { to, event_id: None });
+            *wanted = Wanted { to: wanted.to.max(to), event_id: Some(event.event_id) };
         }
         for (tenant, owners) in by_tenant {
             let mut tx = tx.within(tenant).await?;
-            let now = tx.now();
-            let conn = tx.conn();
-            // A replay comes through its own batch: the later of the two reads what the earlier one has judged.
-            anomaly_write::lock(conn, tenant, owners.keys().copied()).await?;
-            let newest = portfolio_write::newest_snapshot(conn).await?;
-            let price = Price { newest: newest.as_ref(), assumptions: &self.assumptions, now };
-            let not_air: BTreeSet<String> = anomaly_write::other_cooling(conn).await?.into_iter().collect();
-            for (owner, wanted) in owners {
-                let judge = Judge { tenant, owner, wanted: &wanted, price: &price, not_air: &not_air };
-                while judge.some(&mut tx).await? == MINERS {}
-            }
+            self.judge(&mut tx, tenant, owners).await?;
         }
         Ok(Vec::new())
+    }
+
+    /// What was judged stays judged: of a miner whose judgements are lost the last hour is judged anew.
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        let mut tx = tx.within(tenant).await?;
+        let to = tx.now();
+        let owners = anomaly_write::owners(tx.conn(), after, REBUILT_AT_ONCE).await?;
+        let wanted = owners.iter().map(|owner| (owner, Wanted { to, event_id: None })).collect();
+        self.judge(&mut tx, tenant, wanted).await?;
+        Ok(Rebuilt { dirty: Vec::new(), rows: owners.len(), last: owners.last().map(ToString::to_string) })
+    }
+}
+
+impl Anomalies {
+    async fn judge(
+        &self,
+        tx: &mut WorkerTenant<'_>,
+        tenant: &TenantId,
+        owners: BTreeMap<&UserId, Wanted>,
+    ) -> Result<(), HandlerError> {
+        let now = tx.now();
+        let conn = tx.conn();
+        // A replay comes through its own batch: the later of the two reads what the earlier one has judged.
+        anomaly_write::lock(conn, tenant, owners.keys().copied()).await?;
+        let newest = portfolio_write::newest_snapshot(conn).await?;
+        let price = Price { newest: newest.as_ref(), assumptions: &self.assumptions, now };
+        let not_air: BTreeSet<String> = anomaly_write::other_cooling(conn).await?.into_iter().collect();
+        for (owner, wanted) in owners {
+            let judge = Judge { tenant, owner, wanted: &wanted, price: &price, not_air: &not_air };
+            while judge.some(tx).await? == MINERS {}
+        }
+        Ok(())
     }
 }
 
@@ -127,7 +155,7 @@ impl Judge<'_> {
         anomaly_write::store(conn, self.tenant, &book.anomalies).await?;
         let judged: Vec<Judged<'_>> = machines.iter().map(Machine::judged).collect();
         anomaly_write::remember(conn, self.tenant, &judged).await?;
-        tell(tx, &book.news, Some(self.wanted.event_id)).await?;
+        tell(tx, &book.news, self.wanted.event_id).await?;
         Ok(count)
     }
 

@@ -15,7 +15,7 @@ use crate::economics::forecast::{MAX_DAYS, Outlook, outlook};
 use crate::event::Event;
 use crate::identifier::TenantId;
 use crate::jobs::{Job, JobError, Progress, Run, Schedule};
-use crate::projection::{Dirty, EventHandler, HandlerError, Row};
+use crate::projection::{Dirty, EventHandler, HandlerError, Rebuilt, Row};
 use crate::read_model::forecast::KINDS;
 use crate::read_model::forecast_write::{self, History, Made};
 
@@ -40,7 +40,34 @@ impl EventHandler for Forecasts {
         }
         Ok(dirty)
     }
+
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        if after.is_some() {
+            return Ok(Rebuilt::default());
+        }
+        let conn = tx.for_tenant(tenant).await?;
+        let event_id = forecast_write::event(conn).await?;
+        let made = make(conn, tenant, event_id).await?;
+        let dirty = made.map(|(today, version)| Dirty {
+            tenant_id: tenant.clone(),
+            row: Row::Forecast(today),
+            version,
+        });
+        Ok(Rebuilt {
+            rows: dirty.iter().len(),
+            last: dirty.as_ref().map(|_| NAME.to_owned()),
+            dirty: dirty.into_iter().collect(),
+        })
+    }
 }
+
+/// The key of the only row that is rebuilt.
+const NAME: &str = "forecast";
 
 /// Forecasts for every tenant that has a forecast, at a new day.
 pub struct NewDay;

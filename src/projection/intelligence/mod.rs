@@ -15,10 +15,11 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 
-use super::{Dirty, EventHandler, HandlerError, Owner};
+use super::{Dirty, EventHandler, HandlerError, Owner, Rebuilt};
 use crate::db::WorkerTx;
 use crate::economics::Assumptions;
 use crate::event::Event;
+use crate::identifier::TenantId;
 
 mod anomalies;
 mod figures;
@@ -59,5 +60,33 @@ impl EventHandler for IntelligenceHandler {
             }
         }
         Ok(dirty)
+    }
+
+    fn tenants(&self) -> Option<&'static str> {
+        Some(
+            "select tenant_id from miners where removed_at is null union select tenant_id from network_snapshots \
+             union select tenant_id from ops_settings",
+        )
+    }
+
+    /// Part by part: a key has the number of its part in front.
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        let (mut number, mut key) = match after.and_then(|after| after.split_once(':')) {
+            Some((number, key)) => (number.parse().unwrap_or_default(), Some(key)),
+            None => (0, None),
+        };
+        while let Some(part) = self.parts.get(number) {
+            let rebuilt = part.rebuild(tx, tenant, key).await?;
+            if let Some(last) = &rebuilt.last {
+                return Ok(Rebuilt { last: Some(format!("{number}:{last}")), ..rebuilt });
+            }
+            (number, key) = (number + 1, None);
+        }
+        Ok(Rebuilt::default())
     }
 }

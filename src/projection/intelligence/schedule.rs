@@ -17,7 +17,7 @@ use crate::economics::curtailment::Search;
 use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
 use crate::projection::portfolio::owners_of;
-use crate::projection::{Dirty, EventHandler, HandlerError, Owner, Row};
+use crate::projection::{Dirty, EventHandler, HandlerError, Owner, Rebuilt, Row};
 use crate::read_model::optimum::{self, Basis, Prices};
 use crate::read_model::{portfolio_write, schedule, schedule_write};
 
@@ -111,6 +111,7 @@ impl EventHandler for ScheduleHandler {
             let [at_once, left] = wanted.concerned(tx.conn(), room).await?;
             room -= at_once.len();
             if !at_once.is_empty() {
+                let at_once = at_once.into_iter().map(|(owner, event)| (owner, Some(event))).collect();
                 dirty.extend(recompute(&mut tx, &self.assumptions, &at_once).await?);
             }
             if !left.is_empty() {
@@ -118,6 +119,20 @@ impl EventHandler for ScheduleHandler {
             }
         }
         Ok(dirty)
+    }
+
+    async fn rebuild(
+        &self,
+        tx: &mut WorkerTx,
+        tenant: &TenantId,
+        after: Option<&str>,
+    ) -> Result<Rebuilt, HandlerError> {
+        let mut tx = tx.within(tenant).await?;
+        let owners =
+            schedule_write::owners(tx.conn(), after, i64::try_from(AT_ONCE).unwrap_or(i64::MAX)).await?;
+        let (rows, last) = (owners.len(), owners.last().map(ToString::to_string));
+        let owners = owners.into_iter().map(|owner| (owner, None)).collect();
+        Ok(Rebuilt { dirty: recompute(&mut tx, &self.assumptions, &owners).await?, rows, last })
     }
 }
 
@@ -136,15 +151,16 @@ pub async fn compute_left(
     let Some(event_id) = schedule_write::left_with(tx.conn(), &owner).await? else {
         return Ok(Some(Vec::new()));
     };
-    let dirty = recompute(tx, assumptions, &BTreeMap::from([(owner.clone(), event_id)])).await?;
+    let dirty = recompute(tx, assumptions, &BTreeMap::from([(owner.clone(), Some(event_id))])).await?;
     schedule_write::caught_up(tx.conn(), &owner, event_id).await?;
     Ok(Some(dirty))
 }
 
+/// With each owner goes the event that asks for the schedule, if one does.
 async fn recompute<T: Tenanted>(
     tx: &mut T,
     assumptions: &Assumptions,
-    owners: &Asked,
+    owners: &BTreeMap<UserId, Option<Uuid>>,
 ) -> Result<Vec<Dirty>, HandlerError> {
     // Prices, miners and the network come through different partitions: whoever computes a schedule later reads
     // what the earlier one was told.

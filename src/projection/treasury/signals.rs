@@ -19,7 +19,7 @@ const NOTHING: &str = "its rule does not apply";
 pub(super) async fn store<T: Tenanted>(
     tx: &mut T,
     user: &UserId,
-    cause: Uuid,
+    cause: Option<Uuid>,
     signals: &[Signal],
 ) -> Result<(), HandlerError> {
     let tenant = tx.tenant().clone();

@@ -1,5 +1,6 @@
 //! Every role in this process, wired as `standalone` wires them, on either log and either cache.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,11 @@ impl Pipeline {
     /// The bells of this process.
     pub(crate) fn bells(&self) -> &Doorbells {
         &self.app.bells
+    }
+
+    /// The settings of its processes.
+    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
+        self.test.environment.clone()
     }
 
     /// A client with every scope of a tenant, as one of its users.
