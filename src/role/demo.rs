@@ -27,6 +27,8 @@ use crate::lag;
 use crate::log::EventLog;
 use crate::read_model::{portfolio, visibility};
 
+mod scene;
+
 const TENANT: &str = "demo";
 const OWNERS: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 const SITES: [&str; 4] = ["Reykjavik", "Paraguay North", "Texas West", "Quebec"];
@@ -37,6 +39,8 @@ const FLEET: std::ops::Range<usize> = 40..200;
 const PACE: Duration = Duration::from_millis(37);
 /// Every so many writes the network moves.
 const SNAPSHOT_EVERY: u64 = 40;
+/// The failing miner reports every so many writes: about each half minute.
+const REPORT_EVERY: u64 = 800;
 /// Writes whose visibility is awaited at once; beyond, the simulation itself waits.
 const WATCHED: usize = 256;
 /// A write that is not visible by then counts as that late.
@@ -53,6 +57,8 @@ pub struct Demo {
     owners: Vec<UserId>,
     models: Vec<String>,
     miners: Vec<Uuid>,
+    /// The one that fails, which the simulation leaves alone.
+    failing: Option<Uuid>,
     walk: Walk,
     writes: u64,
     events: u64,
@@ -92,19 +98,29 @@ impl Demo {
     /// Prepares the simulation on what the tenant already has from an earlier one.
     pub async fn new(db: Db, bells: Doorbells, log: Arc<dyn EventLog>) -> anyhow::Result<Self> {
         let tenant: TenantId = TENANT.parse()?;
+        let owners: Vec<UserId> = OWNERS.iter().map(|o| o.parse()).collect::<Result<_, _>>()?;
+        let mut walk = Walk { btc_price_usd: 90_000.0, difficulty: 150e12, block_height: 925_000 };
+        let mut tx = db.tenant(&tenant).await?;
+        scene::set(&mut tx, &owners[0], &owners[1], &walk.step()).await?;
+        tx.commit().await?;
         let mut tx = db.tenant(&tenant).await?;
         let models = miner_model::list(tx.conn(), None, i64::MAX).await?;
         let miners = miner::list(&mut tx, None, None, FLEET.end as i64).await?;
         tx.commit().await?;
+        bells.ring(Bell::Outbox);
+        // It is left alone; the others change like all of the fleet.
+        let (failing, miners): (Vec<_>, Vec<_>) =
+            miners.into_iter().partition(|miner| miner.location.as_deref() == Some(scene::FAILING_HALL));
         Ok(Self {
             db,
             bells,
             log,
             tenant,
-            owners: OWNERS.iter().map(|o| o.parse()).collect::<Result<_, _>>()?,
+            owners,
             models: models.into_iter().filter(|m| m.core).map(|m| m.name).collect(),
             miners: miners.into_iter().map(|m| m.miner_id).collect(),
-            walk: Walk { btc_price_usd: 90_000.0, difficulty: 150e12, block_height: 925_000 },
+            failing: failing.first().map(|miner| miner.miner_id),
+            walk,
             writes: 0,
             events: 0,
             latency: Histogram::new_with_max(2 * LONGEST_WAIT.as_micros() as u64, 3)?,
@@ -115,14 +131,17 @@ impl Demo {
 
     /// The address, a token, and calls to try.
     pub fn welcome(&self, address: SocketAddr, config: &Config) -> anyhow::Result<String> {
-        let scopes = ["miners:read", "miners:write", "portfolio:read", "ops:plan"].map(str::to_owned);
-        let grant = Grant { tenant_id: &self.tenant, user_id: &self.owners[0], scopes: &scopes, role: None };
+        let admin = Some("admin");
+        let grant = Grant { tenant_id: &self.tenant, user_id: &self.owners[0], scopes: &[], role: admin };
         let jwt = sign(&config.auth, &grant, TOKEN_TTL)?;
         Ok(format!(
             "HashInsight is listening on http://{address}; the tenant is \"{TENANT}\", the user \"{owner}\".\n\n\
              export TOKEN={jwt}\n\n\
              curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/portfolio'\n\
-             curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/miners?limit=3'\n\
+             curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/treasury/overview'\n\
+             curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/intelligence/anomalies'\n\
+             curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/ops/schedule'\n\
+             curl -s -H \"Authorization: Bearer $TOKEN\" 'http://{address}/api/crm/invoices?state=OVERDUE'\n\
              curl -s -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n     \
              -d '{{\"model\":\"S21\",\"quantity\":10,\"status\":\"online\"}}' 'http://{address}/api/miners'\n",
             owner = self.owners[0],
@@ -193,6 +212,9 @@ impl Demo {
         let owner = self.owners[fastrand::usize(..self.owners.len())].clone();
         let mut tx = self.db.tenant(&self.tenant).await?;
         let caller = Caller { actor: &owner, request_id: "demo", traceparent: "", now: tx.now() };
+        if let Some(failing) = self.failing.filter(|_| self.writes.is_multiple_of(REPORT_EVERY)) {
+            scene::go_on(&mut tx, caller, failing).await?;
+        }
         let event_id = if self.writes % SNAPSHOT_EVERY == 1 {
             Some(network::record(&mut tx, caller, &self.walk.step()).await?.event_id)
         } else {

@@ -39,14 +39,16 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     for group in projection::groups(assumptions(&app.config.economics)) {
         app.spawn_consumer(group.name, &log, &cache, &locks).await?;
     }
+    // Before the jobs, whose first run finds what there is to do.
+    let demo = match args.demo {
+        true => Some(Demo::new(app.db.clone(), app.bells.clone(), log).await?),
+        false => None,
+    };
     app.spawn_jobs(&cache);
     app.spawn_webhooks()?;
     let address = app.spawn_api(&cache).await?;
-    if !args.demo {
-        return app.run().await;
-    }
+    let Some(demo) = demo else { return app.run().await };
 
-    let demo = Demo::new(app.db.clone(), app.bells.clone(), log).await?;
     if !args.json {
         println!("{}", demo.welcome(address, &app.config)?);
     }

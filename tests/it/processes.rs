@@ -1,6 +1,7 @@
 //! The real binary: roles as processes that are killed, stopped and misused.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hashinsight::db::Db;
 use hashinsight::domain::{Caller, miner};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::pipeline::applied;
 use crate::support::process::{Process, run};
-use crate::support::{TestDb, service, settings};
+use crate::support::{TestDb, service, settings, until};
 
 pub(crate) const GROUP: [&str; 3] = ["consume", "--group", "portfolio-recalc-group"];
 pub(crate) const LEADS: &str = "this publisher leads";
@@ -278,4 +279,30 @@ async fn the_demo_ends_with_a_summary() {
     assert!(summary["events"].as_u64().expect("a count") > 10, "{summary}");
     assert_eq!((&summary["lag"], &summary["dead_letters"]), (&json!(0), &json!(0)));
     assert!(summary["write_to_visible_ms"]["p95"].as_f64().expect("a number") > 0.0);
+}
+
+#[tokio::test]
+async fn the_demo_has_something_of_everything() {
+    let test = TestDb::new().await;
+    let demo = Process::start(&test.environment, &["standalone", "--demo"], "the API listens").await;
+    for (what, holds) in [
+        ("an invoice that is overdue", "crm_invoice where state = 'OVERDUE'"),
+        ("a trade that is filled", "treasury_trade where state = 'executed'"),
+        ("a trade that is filled in parts", "treasury_trade where state = 'partially_filled'"),
+        (
+            "a trade that waits for a second person",
+            "treasury_trade where state = 'submitted' and needs_approval",
+        ),
+        ("figures of the treasury", "treasury_overview where open_trades = 2 and sold_sat > 0"),
+        ("a miner that fails", "anomaly where state = 'open' and lost_usd_day > 0"),
+        ("a schedule", "ops_schedule where value_usd > 0 and starts > 0"),
+        ("a plan that is carried out", "ops_plan where status = 'executing' and curtailing"),
+        ("a forecast", "forecast_daily"),
+    ] {
+        until(what, Duration::from_secs(60), async || {
+            test.scalar::<bool>(&format!("select exists (select from {holds})")).await.then_some(())
+        })
+        .await;
+    }
+    drop(demo);
 }
