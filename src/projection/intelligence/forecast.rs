@@ -1,5 +1,5 @@
 //! Owns the forecast of the network: made anew when a snapshot comes, and at a new day.
-//! Promises one forecast per tenant and batch, the same that [`outlook`] gives for the closes on record.
+//! Promises one forecast per tenant and batch, the same that [`outlook()`] gives for the closes on record.
 //! Called by the group; [`make`] also by the scheduled work, once a day for each tenant that has snapshots.
 
 use std::collections::BTreeMap;
