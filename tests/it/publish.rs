@@ -545,26 +545,6 @@ async fn what_a_new_slot_has_missed_comes_from_the_table_and_the_slot_keeps_noth
         .await;
 }
 
-/// Each time leaves a dead row behind, and while a transaction is held open elsewhere they pile up.
-#[tokio::test(flavor = "multi_thread")]
-async fn under_load_the_cursor_is_stored_at_most_fifty_times_a_second() {
-    let mut publishing = publishing(&[]).await;
-    let publisher = publishing.publisher("poll", LEADS).await;
-    let writer = Writer::start(&publishing);
-    publishing.beats_on(3).await;
-    writer.stop().await;
-    publishing.everything_is_published().await;
-    publisher.signal("TERM").await;
-    assert_eq!(publisher.ended().await.0.code(), Some(0));
-    // A second passes from beat to beat. Sessions that have ended have told what they did.
-    let seconds: i64 = publishing.test.scalar("select beat + 1 from publisher_cursor").await;
-    let stored: i64 = publishing
-        .test
-        .scalar("select n_tup_upd from pg_stat_user_tables where relname = 'publisher_cursor'")
-        .await;
-    assert!((1..=seconds * 51).contains(&stored), "{stored} times in {seconds} s");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_slot_loses_no_event() {
     let keep_little = [("max_slot_wal_keep_size", "4MB"), ("min_wal_size", "2MB"), ("max_wal_size", "2MB")];
