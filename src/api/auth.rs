@@ -12,6 +12,7 @@ use tracing::debug;
 use super::Api;
 use super::problem::Problem;
 use super::token::Principal;
+use crate::identifier::UserId;
 
 /// A right that a token may give.
 pub(super) trait Scope: Send + Sync {
@@ -71,4 +72,18 @@ impl<S: Scope> FromRequestParts<Api> for Allowed<S> {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The user whom a request is about: the caller, unless it names another and `others` says that the caller may.
+pub(super) fn about(
+    who: &Principal,
+    named: Option<UserId>,
+    others: bool,
+    refusal: impl Into<String>,
+) -> Result<UserId, Problem> {
+    match named {
+        None => Ok(who.user.clone()),
+        Some(user) if user == who.user || others => Ok(user),
+        Some(_) => Err(Problem::forbidden(refusal)),
+    }
 }

@@ -10,6 +10,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::Api;
+use super::auth::about;
 use super::extract::Params;
 use super::problem::Problem;
 use super::token::Principal;
@@ -42,11 +43,8 @@ pub(super) trait View: Serialize + Send + Sync + Sized + 'static {
 
 /// Whose row is asked for: the caller's own, or as the role admin that of `user_id`.
 pub(super) fn whose(who: &Principal, params: &Params, what: &str) -> Result<UserId, Problem> {
-    let user = params.user("user_id")?.unwrap_or_else(|| who.user.clone());
-    if user != who.user && !who.is_admin() {
-        return Err(Problem::forbidden(format!("reading {what} of another user needs the role admin")));
-    }
-    Ok(user)
+    let refusal = format!("reading {what} of another user needs the role admin");
+    about(who, params.user("user_id")?, who.is_admin(), refusal)
 }
 
 /// Reads the row of `user_id` (the caller), which `after` and `wait` may ask to hold an event.

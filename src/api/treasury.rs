@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Api;
-use super::auth::{Allowed, TreasuryRead, TreasuryTrade};
+use super::auth::{Allowed, TreasuryRead, TreasuryTrade, about};
 use super::extract::{DEFAULT_LIMIT, JsonObject, Page, Params, Trace};
 use super::problem::Problem;
 use super::token::Principal;
@@ -52,13 +52,8 @@ pub(super) fn routes() -> Router<Api> {
 
 /// The account a request is about: the caller's, or for an admin the one it names.
 fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
-    match params.user("user_id")? {
-        Some(user) if user != who.user && !who.is_admin() => {
-            Err(Problem::forbidden("another user's treasury needs the role admin"))
-        }
-        Some(user) => Ok(user),
-        None => Ok(who.user.clone()),
-    }
+    let refusal = "another user's treasury needs the role admin";
+    about(who, params.user("user_id")?, who.is_admin(), refusal)
 }
 
 /// What to know about figures at a price of this time.

@@ -14,6 +14,7 @@ use axum::Router;
 use axum::routing::{get, post};
 
 use super::Api;
+use super::auth::about;
 use super::problem::Problem;
 use super::token::Principal;
 use crate::identifier::UserId;
@@ -40,9 +41,5 @@ pub(super) fn routes() -> Router<Api> {
 
 /// The user whom a request is about: the caller, unless an admin names another.
 fn user_of(who: &Principal, named: Option<UserId>) -> Result<UserId, Problem> {
-    match named {
-        None => Ok(who.user.clone()),
-        Some(user) if user == who.user || who.is_admin() => Ok(user),
-        Some(_) => Err(Problem::forbidden("the site of another user needs the role admin")),
-    }
+    about(who, named, who.is_admin(), "the site of another user needs the role admin")
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::MODEL;
 use crate::api::Api;
-use crate::api::auth::{Allowed, Scope, TreasuryApprove, TreasuryRead, TreasuryTrade};
+use crate::api::auth::{Allowed, Scope, TreasuryApprove, TreasuryRead, TreasuryTrade, about};
 use crate::api::csv::{self, Cell, Format};
 use crate::api::extract::{DEFAULT_LIMIT, JsonObject, Page, Params, PathId, Trace};
 use crate::api::problem::Problem;
@@ -176,13 +176,8 @@ fn rest(user: &UserId, filter: Filter<'_>, last: Uuid) -> String {
 }
 
 fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
-    match params.user("user_id")? {
-        Some(user) if user != who.user && !sees_all(who) => {
-            Err(Problem::forbidden("another user's trades need the scope treasury:approve"))
-        }
-        Some(user) => Ok(user),
-        None => Ok(who.user.clone()),
-    }
+    let refusal = "another user's trades need the scope treasury:approve";
+    about(who, params.user("user_id")?, sees_all(who), refusal)
 }
 
 const HEADER: &[&str] = &[
