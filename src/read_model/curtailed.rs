@@ -97,8 +97,20 @@ impl OptimumRow {
 #[derive(sqlx::FromRow)]
 struct StrikeRow {
     owner_id: UserId,
-    curtailed: bool,
-    since: DateTime<Utc>,
+    /// Since when it holds the site off; nothing while it does not.
+    off_since: Option<DateTime<Utc>>,
+    /// When it last let the site run again.
+    resumed_at: Option<DateTime<Utc>>,
+}
+
+impl StrikeRow {
+    fn off(&self) -> Option<Off> {
+        match (self.off_since, self.resumed_at) {
+            (Some(from), _) => Some(Off { from, to: DateTime::<Utc>::MAX_UTC }),
+            (None, Some(to)) => Some(Off { from: DateTime::<Utc>::MIN_UTC, to }),
+            (None, None) => None,
+        }
+    }
 }
 
 /// Plans that execute, recover, or did until a moment.
@@ -127,7 +139,7 @@ const OPTIMA: &str = plans!(
 );
 
 /// When plans and the strike automation hold each of these miners off, as far as that is not over since `since`; in no order.
-/// Of the automation only the newest switch is on record: what was before it counts as off.
+/// Of the automation only the newest switch is on record: the time before one that let a site run counts as off.
 pub async fn off(
     conn: &mut PgConnection,
     miners: &[Candidate<'_>],
@@ -146,8 +158,8 @@ pub async fn off(
     let optima: Vec<OptimumRow> =
         sqlx::query_as(OPTIMA).bind(&owners).bind(since).fetch_all(&mut *conn).await?;
     let strikes: Vec<StrikeRow> = sqlx::query_as(
-        "select owner_id, phase = 'curtailed' as curtailed, since from ops_strike \
-         where owner_id = any($1) and (phase = 'curtailed' or since > $2)",
+        "select owner_id, case when phase = 'curtailed' then since end as off_since, resumed_at from ops_strike \
+         where owner_id = any($1) and (phase = 'curtailed' or resumed_at > $2)",
     )
     .bind(&owners)
     .bind(since)
@@ -160,10 +172,7 @@ pub async fn off(
         let of_plans = optima.iter().filter(|plan| plan.owner_id == *miner.owner);
         let of_plans = of_plans.flat_map(|plan| plan.class_of(miner).map(|class| plan.off(class)));
         let of_strikes = strikes.iter().filter(|strike| strike.owner_id == *miner.owner);
-        let of_strikes = of_strikes.map(|strike| match strike.curtailed {
-            true => Off { from: strike.since, to: DateTime::<Utc>::MAX_UTC },
-            false => Off { from: DateTime::<Utc>::MIN_UTC, to: strike.since },
-        });
+        let of_strikes = of_strikes.filter_map(StrikeRow::off);
         let held: Vec<Off> = of_plans.flatten().chain(of_strikes).collect();
         if !held.is_empty() {
             off.entry(miner.id).or_default().extend(held);

@@ -41,6 +41,8 @@ pub struct Automation {
     pub last_window: i64,
     /// When the phase began.
     pub since: DateTime<Utc>,
+    /// When the site last could run again; nothing if it was never off.
+    pub resumed_at: Option<DateTime<Utc>>,
 }
 
 /// What a call did.
@@ -152,7 +154,8 @@ pub async fn observe(tx: &mut TenantTx, caller: Caller<'_>) -> Result<Observed, 
     // Whose rule is gone.
     for ((owner, market), _) in known.into_iter().filter(|(_, automation)| automation.is_curtailed()) {
         sqlx::query(
-            "update ops_strike set phase = 'running', windows = 0, since = $3 where owner_id = $1 and market = $2",
+            "update ops_strike set phase = 'running', windows = 0, since = $3, resumed_at = $3 \
+             where owner_id = $1 and market = $2",
         )
         .bind(&owner)
         .bind(&market)
@@ -246,7 +249,9 @@ async fn store(
     sqlx::query(
         "insert into ops_strike as s (tenant_id, owner_id, market, phase, windows, last_window, since) \
          values ($1, $2, $3, $4, $5, $6, $7) on conflict (tenant_id, owner_id, market) do update set \
-         since = case when s.phase = excluded.phase then s.since else excluded.since end, phase = excluded.phase, \
+         since = case when s.phase = excluded.phase then s.since else excluded.since end, \
+         resumed_at = case when s.phase = 'curtailed' and excluded.phase = 'running' then excluded.since \
+           else s.resumed_at end, phase = excluded.phase, \
          windows = excluded.windows, last_window = excluded.last_window",
     )
     .bind(tenant.as_str())

@@ -52,7 +52,7 @@ pub(super) async fn set(
     price::receive(tx, by(owner), &prices(now)).await?;
     let site = json!({
         "market": MARKET, "step_seconds": 3_600, "cap_kw": 400, "min_online_share": "0.1", "min_down_steps": 2,
-        "recovery_minutes": 15,
+        "recovery_minutes": 15, "strike_low_usd_mwh": 250, "strike_high_usd_mwh": 400,
     });
     settings::put(tx, by(owner), owner, &object(site)).await?;
     let cut = json!({

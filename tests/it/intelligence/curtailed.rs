@@ -121,8 +121,10 @@ async fn a_site_that_the_strike_automation_switched_off_is_left_alone() {
     };
     for (what, holds) in [
         ("since = now() - interval '2 hours'", true),
-        ("phase = 'running', since = now() - interval '3 hours'", false),
-        ("phase = 'running', since = now() - interval '30 minutes'", true),
+        ("phase = 'running', since = now(), resumed_at = now() - interval '3 hours'", false),
+        ("resumed_at = now() - interval '30 minutes'", true),
+        // It runs since the automation's first look, and was never off.
+        ("resumed_at = null", false),
         // It went off after the windows.
         ("phase = 'curtailed', since = now()", false),
     ] {
@@ -141,7 +143,16 @@ async fn who_is_held_off_is_not_silent() {
     let site = Site::priced().await;
     let now = site.db.db.now();
     let (cut, beside) = (site.miner(json!({"location": "south"})).await, site.miner(json!({})).await);
-    for miner in [&cut, &beside] {
+    // Of one whose site the strike automation holds off.
+    let bobs = site.miner(json!({"owner_id": "bob"})).await;
+    let tenant = &site.api.tenant;
+    site.db
+        .execute(&format!(
+            "insert into ops_strike (tenant_id, owner_id, market, phase, windows, last_window, since) \
+             values ('{tenant}', 'bob', 'WEST', 'curtailed', 0, 1, now() - interval '1 hour')"
+        ))
+        .await;
+    for miner in [&cut, &beside, &bobs] {
         let at =
             super::text(now.duration_trunc(TimeDelta::seconds(1)).expect("a time") - TimeDelta::minutes(30));
         site.post(&[json!({"miner_id": miner, "at": at, "hashrate_ths": 200})]).await;
@@ -154,7 +165,7 @@ async fn who_is_held_off_is_not_silent() {
         }))
         .await;
     for minutes in 0..3 {
-        assert_eq!(site.sweep(now, minutes).await, 2);
+        assert_eq!(site.sweep(now, minutes).await, 3);
     }
     let silent = site.anomalies("").await;
     assert_eq!(silent.iter().map(|a| &a["miner_id"]).collect::<Vec<_>>(), [&json!(beside)]);

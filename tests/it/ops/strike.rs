@@ -41,8 +41,9 @@ async fn windows_switch_a_site_off_and_on() {
     let here = (&db, &api);
     assert_eq!(observed(here, hour, 0).await, NOTHING, "no price");
     receive(&api, hour, 300, &[61, 61, 59, 59, 59, 59, 201, 59]).await;
-    for (n, expected) in [(0, HOLD), (1, CURTAIL), (2, HOLD), (3, HOLD), (4, HOLD), (5, RESUME), (6, CURTAIL)]
-    {
+    assert_eq!(observed(here, hour, 0).await, HOLD, "the first look");
+    assert_eq!(automation(&api).await["resumed_at"], Value::Null, "it was never off");
+    for (n, expected) in [(1, CURTAIL), (2, HOLD), (3, HOLD), (4, HOLD), (5, RESUME), (6, CURTAIL)] {
         assert_eq!(observed(here, hour, n).await, expected, "window {n}");
         // Called again, by another process, after a restart: the window counts once.
         assert_eq!(observed(here, hour, n).await, NOTHING, "window {n} again");
@@ -54,6 +55,7 @@ async fn windows_switch_a_site_off_and_on() {
     let shown = automation(&api).await;
     assert_eq!((&shown["phase"], &shown["windows"]), (&json!("curtailed"), &json!(0)));
     assert_eq!(shown["since"], json!(window(hour, 6)));
+    assert_eq!(shown["resumed_at"], json!(window(hour, 5)));
 }
 
 /// A price that comes after its window still counts; one that never comes ends the count.
