@@ -2,15 +2,20 @@
 //! Promises that no text of a user is taken for a formula, and that numbers stay numbers.
 //! Called by the handlers of lists that can be exported.
 
+use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use rust_decimal::Decimal;
+use serde::Serialize;
 use tracing::error;
 
-use super::extract::Params;
+use super::extract::{DEFAULT_LIMIT, Page, Params};
 use super::problem::Problem;
+
+/// The most rows of a file.
+const MOST_ROWS: usize = 10_000;
 
 /// What the client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,14 @@ impl Format {
             Some("json") => Ok(Self::Json),
             Some(_) => Err(Problem::parameter("format", "must be json or csv")),
             None => Ok(if accepts_csv(headers) { Self::Csv } else { Self::Json }),
+        }
+    }
+
+    /// How many rows of a list are asked for: a file has all of them, up to 10,000, unless the client says `limit`.
+    pub(super) fn limit(self, params: &Params) -> Result<usize, Problem> {
+        match self {
+            Self::Csv if params.text("limit")?.is_none() => Ok(MOST_ROWS),
+            _ => params.limit(DEFAULT_LIMIT),
         }
     }
 }
@@ -100,6 +113,46 @@ fn is_number(text: &str) -> bool {
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));
     let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     all_digits(whole) && all_digits(decimals)
+}
+
+/// How a list becomes a file.
+pub(super) struct Export<T> {
+    /// The header that names it.
+    pub(super) file: &'static str,
+    pub(super) columns: &'static [&'static str],
+    pub(super) cells: fn(&T) -> Vec<Cell>,
+}
+
+impl<T: Serialize> Export<T> {
+    /// A page as the client asks for it. A file of which there is more has a `Link` to the rest: `path` with what filters the
+    /// list.
+    pub(super) fn answer(
+        &self,
+        format: Format,
+        page: Page<T>,
+        path: &str,
+        filter: &[(&str, Option<String>)],
+    ) -> Result<Response, Problem> {
+        if format == Format::Json {
+            return Ok(Json(page).into_response());
+        }
+        let mut response = table(self.file, self.columns, page.data.iter().map(self.cells))?;
+        if let Some(next) = page.next {
+            let mut rest = format!("<{path}?format=csv&cursor={next}");
+            for (name, value) in filter {
+                if let Some(value) = value {
+                    rest.push_str(&format!("&{name}={value}"));
+                }
+            }
+            rest.push_str(">; rel=\"next\"");
+            let rest = HeaderValue::try_from(rest).map_err(|error| {
+                error!(%error, "the link to the rest of a file cannot be sent");
+                Problem::internal()
+            })?;
+            response.headers_mut().insert(header::LINK, rest);
+        }
+        Ok(response)
+    }
 }
 
 /// A table with a header, as a file of this name.

@@ -138,6 +138,9 @@ impl FromRequestParts<Api> for Params {
     }
 }
 
+const CURSOR: &str = "cursor";
+const OF_A_PAGE: &str = "must be the next of an earlier page";
+
 impl Params {
     /// The value of a parameter, given at most once.
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Problem> {
@@ -163,9 +166,28 @@ impl Params {
         Ok(given)
     }
 
+    /// A moment.
+    pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, Problem> {
+        self.moment(name, "must be a time in RFC 3339, such as 2026-01-31T12:00:00Z")
+    }
+
+    /// RFC 3339 alone: its years have four digits, and PostgreSQL knows them all.
+    fn moment(&self, name: &str, allowed: &str) -> Result<Option<DateTime<Utc>>, Problem> {
+        let parse = |text: &str| {
+            let time = DateTime::parse_from_rfc3339(text);
+            time.map(|time| time.to_utc()).map_err(|_| Problem::parameter(name, allowed))
+        };
+        self.text(name)?.map(parse).transpose()
+    }
+
     /// Where an earlier page ended.
     pub(super) fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
-        self.parsed("cursor", "must be the next of an earlier page")
+        self.parsed(CURSOR, OF_A_PAGE)
+    }
+
+    /// Where an earlier page of what is ordered by time ended.
+    pub(super) fn time_cursor(&self) -> Result<Option<DateTime<Utc>>, Problem> {
+        self.moment(CURSOR, OF_A_PAGE)
     }
 
     /// A user of the tenant.
@@ -233,8 +255,8 @@ fn is_traceparent(text: &str) -> bool {
 /// A page of a list, and where the next one starts.
 #[derive(Serialize)]
 pub(super) struct Page<T> {
-    data: Vec<T>,
-    next: Option<String>,
+    pub(super) data: Vec<T>,
+    pub(super) next: Option<String>,
 }
 
 impl<T> Page<T> {

@@ -85,16 +85,13 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let resolution = params.parsed("resolution", "must be raw or hour")?.unwrap_or(Resolution::Hour);
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let time = |name| {
-        params.parsed::<DateTime<Utc>>(name, "must be a time in RFC 3339, such as 2026-01-31T12:00:00Z")
-    };
-    let to = time("to")?.unwrap_or_else(|| api.db.now());
-    let from = time("from")?.unwrap_or(to - LOOK_BACK);
+    let to = params.time("to")?.unwrap_or_else(|| api.db.now());
+    let from = params.time("from")?.unwrap_or(to - LOOK_BACK);
     if from > to {
         return Err(Problem::parameter("from", "must not be later than to"));
     }
     // A page goes on before the last moment of the one before it.
-    let to = params.cursor()?.map_or(to, |at: DateTime<Utc>| at.min(to));
+    let to = params.time_cursor()?.map_or(to, |at| at.min(to));
     let mut tx = api.db.tenant(&who.tenant).await?;
     let (span, rows) = ((from, to), limit as i64 + 1);
     let page = match resolution {

@@ -4,16 +4,17 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::Api;
 use super::auth::{Allowed, MinersRead, MinersWrite};
-use super::extract::{DEFAULT_LIMIT, JsonObject, Page, Params, PathId, Trace};
+use super::csv::{Cell, Export, Format};
+use super::extract::{JsonObject, Page, Params, PathId, Trace};
 use super::problem::Problem;
-use crate::domain::miner;
+use crate::domain::miner::{self, Miner};
 
 /// POST /api/miners: 201 {success, miner_id, event_id, message}.
 pub(super) async fn add(
@@ -37,19 +38,61 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(answer)).into_response())
 }
 
-/// GET /api/miners?owner_id=&limit=&cursor=: {data, next}.
+/// GET /api/miners?owner_id=&limit=&cursor=: {data, next}; as CSV the whole of it, up to 10,000 rows, with a `Link` to the
+/// rest.
 pub(super) async fn list(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<MinersRead>,
+    headers: HeaderMap,
     params: Params,
 ) -> Result<Response, Problem> {
     let owner = params.user("owner_id")?;
-    let limit = params.limit(DEFAULT_LIMIT)?;
+    let format = Format::of(&params, &headers)?;
+    let limit = format.limit(&params)?;
     let after: Option<Uuid> = params.cursor()?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let rows = miner::list(&mut tx, owner.as_ref(), after, limit as i64 + 1).await?;
     tx.commit().await?;
-    Ok(Json(Page::new(rows, limit, |miner| miner.miner_id.to_string())).into_response())
+    let page = Page::new(rows, limit, |miner| miner.miner_id.to_string());
+    let asked = [("owner_id", owner.map(|owner| owner.to_string()))];
+    EXPORT.answer(format, page, "/api/miners", &asked)
+}
+
+const EXPORT: Export<Miner> = Export { file: "attachment; filename=\"miners.csv\"", columns: COLUMNS, cells };
+
+/// Those that can be set have the names under which POST /api/miners/bulk takes them.
+const COLUMNS: &[&str] = &[
+    "miner_id",
+    "owner_id",
+    "model",
+    "hashrate_ths",
+    "power_w",
+    "quantity",
+    "location",
+    "purchase_price_usd",
+    "electricity_cost_usd_kwh",
+    "status",
+    "status_reason",
+    "created_at",
+    "updated_at",
+];
+
+fn cells(miner: &Miner) -> Vec<Cell> {
+    vec![
+        miner.miner_id.to_string().as_str().into(),
+        miner.owner_id.as_str().into(),
+        miner.model.as_str().into(),
+        miner.hashrate_ths.into(),
+        miner.power_w.into(),
+        i64::from(miner.quantity).into(),
+        miner.location.as_deref().into(),
+        miner.purchase_price_usd.into(),
+        miner.electricity_cost_usd_kwh.into(),
+        miner.status.0.as_str().into(),
+        miner.status_reason.as_deref().into(),
+        miner.created_at.into(),
+        miner.updated_at.into(),
+    ]
 }
 
 /// GET /api/miners/{id}: {data}.

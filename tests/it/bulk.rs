@@ -1,7 +1,7 @@
 //! Many miners by one request, as JSON and as CSV: what goes in, what is refused by its number, what others are told.
 
 use hashinsight::config::EventLogKind;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::support::pipeline::{Pipeline, Store};
@@ -95,6 +95,10 @@ async fn a_csv_file_goes_in_whatever_one_of_its_lines_says() {
         (&stored["data"]["quantity"], &stored["data"]["power_w"], &stored["data"]["location"]),
         (&json!(3), &json!(3400), &json!("Hall 1, left"))
     );
+    let text = "model,location\nS21,\"Hall 1\nS19j Pro,Hall 2\nS21,Hall 3\n";
+    let done = send(&api, PATH, "text/csv", text).await.expect(201).body;
+    assert_eq!((&done["total_count"], &done["imported_count"]), (&json!(3), &json!(2)));
+    assert_eq!((&done["errors"][0]["row"], &done["errors"][0]["field"]), (&json!(1), &json!("row")));
     let named = send(&api, PATH, "text/csv", "model\nS21\n").await.expect(201).body;
     assert_eq!(named["batch_id"].as_str().map(str::len), Some(36), "a batch without a name gets one");
 }
@@ -168,4 +172,57 @@ async fn every_owner_of_a_batch_sees_it_in_the_portfolio() {
     let of_bob = bob.portfolio_after(&done["event_ids"][1]).await;
     assert_eq!((&of_bob["data"]["miners_total"], &of_bob["data"]["hashrate_ths"]), (&json!(1), &json!(104)));
     pipeline.stop().await;
+}
+
+/// The fleet as a file, and the link to the rest of it.
+async fn exported(api: &TestApi, path: &str) -> (String, String) {
+    let request = api.client.get(api.url(path)).bearer_auth(api.token()).header(ACCEPT, "text/csv");
+    let answer = request.send().await.expect("an answer").error_for_status().expect("200");
+    let header = |name: &str| answer.headers().get(name).map_or("", |v| v.to_str().expect("text")).to_owned();
+    assert_eq!(header("content-type"), "text/csv; charset=utf-8");
+    assert!(header("content-disposition").contains("miners.csv"));
+    let link = header("link");
+    (answer.text().await.expect("text"), link)
+}
+
+#[tokio::test]
+async fn a_fleet_goes_out_as_a_file_that_comes_in_again() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let miners = json!({"miners": [
+        {"model": "S21", "quantity": 3, "status": "online", "location": "Hall 1, left", "purchase_price_usd": "2999.90"},
+        {"model": "Own design", "hashrate_ths": "61.5", "power_w": 1800, "electricity_cost_usd_kwh": 0.0425},
+        {"model": "S19", "owner_id": "bob", "location": "=HYPERLINK(\"http://x\")"},
+    ]});
+    api.post(PATH, miners).await.expect(201);
+    let (file, link) = exported(&api, "/api/miners").await;
+    assert_eq!((file.lines().count(), link.as_str()), (4, ""));
+    assert!(file.contains(",\"'=HYPERLINK(\"\"http://x\"\")\","), "{file}");
+
+    let (first, link) = exported(&api, &format!("/api/miners?owner_id={}&limit=1", api.user)).await;
+    assert_eq!(first.lines().nth(1), file.lines().nth(1));
+    let rest = link.split(['<', '>']).nth(1).expect("an address");
+    let (rest, link) = exported(&api, rest).await;
+    assert_eq!((rest.lines().nth(1), rest.lines().count(), link.as_str()), (file.lines().nth(2), 2, ""));
+
+    let done = send(&api, PATH, "text/csv", file).await.expect(201).body;
+    assert_eq!((&done["imported_count"], &done["errors"]), (&json!(3), &json!([])));
+    let rows = api.get("/api/miners").await.expect(200).body;
+    let rows = rows["data"].as_array().expect("rows");
+    for (out, back) in rows[..2].iter().zip(&rows[3..]) {
+        for field in [
+            "owner_id",
+            "model",
+            "hashrate_ths",
+            "power_w",
+            "quantity",
+            "location",
+            "purchase_price_usd",
+            "electricity_cost_usd_kwh",
+            "status",
+        ] {
+            assert_eq!(out[field], back[field], "{field}");
+        }
+    }
+    assert_eq!(rows[5]["location"], "'=HYPERLINK(\"http://x\")");
 }

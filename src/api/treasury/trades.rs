@@ -4,7 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::MODEL;
 use crate::api::Api;
 use crate::api::auth::{Allowed, Scope, TreasuryApprove, TreasuryRead, TreasuryTrade, about};
-use crate::api::csv::{self, Cell, Format};
-use crate::api::extract::{DEFAULT_LIMIT, JsonObject, Page, Params, PathId, Trace};
+use crate::api::csv::{Cell, Export, Format};
+use crate::api::extract::{JsonObject, Page, Params, PathId, Trace};
 use crate::api::problem::Problem;
 use crate::api::token::Principal;
 use crate::api::visible::After;
@@ -23,9 +23,6 @@ use crate::domain::treasury::decision::{self, Decision};
 use crate::domain::treasury::order;
 use crate::domain::treasury::trade::{self, Filter, Trade, TradeState, TradeType};
 use crate::identifier::UserId;
-
-/// The most rows of an export.
-const MOST_EXPORTED: usize = 10_000;
 
 /// POST /api/treasury/execute: 202 {success, trade_id, status, event_id, message, estimated_execution_time}.
 pub(super) async fn submit(
@@ -128,51 +125,29 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let user = account_of(&who, &params)?;
     let format = Format::of(&params, &headers)?;
-    let limit = match format {
-        Format::Csv if params.text("limit")?.is_none() => MOST_EXPORTED,
-        _ => params.limit(DEFAULT_LIMIT)?,
-    };
+    let limit = format.limit(&params)?;
     let after_row: Option<Uuid> = params.cursor()?;
-    let time = "must be a time in RFC 3339";
     let filter = Filter {
         state: params.one_of("state", TradeState::NAMES)?,
         trade_type: params.one_of("trade_type", TradeType::NAMES)?,
-        from: params.parsed::<DateTime<Utc>>("from", time)?,
-        to: params.parsed::<DateTime<Utc>>("to", time)?,
+        from: params.time("from")?,
+        to: params.time("to")?,
     };
     After::of(&params)?.wait(&api, &who.tenant, &MODEL).await?;
     let mut tx = api.db.tenant(&who.tenant).await?;
-    let mut rows = trade::list(&mut tx, &user, filter, after_row, limit as i64 + 1).await?;
+    let rows = trade::list(&mut tx, &user, filter, after_row, limit as i64 + 1).await?;
     tx.commit().await?;
-    if format == Format::Json {
-        return Ok(Json(Page::new(rows, limit, |trade| trade.trade_id.to_string())).into_response());
-    }
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| more).map(|trade| trade.trade_id);
-    let mut response = csv::table("attachment; filename=\"trades.csv\"", HEADER, rows.iter().map(cells))?;
-    if let Some(link) = last.and_then(|last| HeaderValue::from_str(&rest(&user, filter, last)).ok()) {
-        response.headers_mut().insert(header::LINK, link);
-    }
-    Ok(response)
-}
-
-/// Where the rows behind `last` are.
-fn rest(user: &UserId, filter: Filter<'_>, last: Uuid) -> String {
-    let mut query = format!("format=csv&user_id={user}&cursor={last}");
+    let page = Page::new(rows, limit, |trade| trade.trade_id.to_string());
     let time =
         |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
-    for (name, value) in [
+    let asked = [
+        ("user_id", Some(user.to_string())),
         ("state", filter.state.map(str::to_owned)),
         ("trade_type", filter.trade_type.map(str::to_owned)),
         ("from", time(filter.from)),
         ("to", time(filter.to)),
-    ] {
-        if let Some(value) = value {
-            query.push_str(&format!("&{name}={value}"));
-        }
-    }
-    format!("</api/treasury/trades?{query}>; rel=\"next\"")
+    ];
+    EXPORT.answer(format, page, "/api/treasury/trades", &asked)
 }
 
 fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
@@ -180,7 +155,9 @@ fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
     about(who, params.user("user_id")?, sees_all(who), refusal)
 }
 
-const HEADER: &[&str] = &[
+const EXPORT: Export<Trade> = Export { file: "attachment; filename=\"trades.csv\"", columns: COLUMNS, cells };
+
+const COLUMNS: &[&str] = &[
     "trade_id",
     "user_id",
     "trade_type",

@@ -122,16 +122,18 @@ pub fn rows_of(items: &[Value]) -> Vec<Row> {
 }
 
 /// The rows of a CSV text whose first line names the fields. Stops behind [`MOST_ROWS`]: one row more tells that there
-/// are too many. Empty lines are no rows; an empty cell is a field that is not given.
+/// are too many. Empty lines are no rows; an empty cell is a field that is not given. No field of a miner has a line break,
+/// so a line is a row: a quote that is not closed costs its own row and none of the others.
 ///
 /// # Errors
 /// A header that cannot be read or names a field twice.
 pub fn rows_of_csv(text: &[u8]) -> Result<Vec<Row>, FieldError> {
     let refuse = |message: String| FieldError::new("header", message);
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let mut reader = ReaderBuilder::new().flexible(true).trim(Trim::All).from_reader(text);
-    let header = reader.byte_headers().map_err(|error| refuse(error.to_string()))?;
-    let names: Vec<String> = header
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    let Some(header) = lines.next() else { return Ok(Vec::new()) };
+    let names: Vec<String> = cells(header)
+        .map_err(refuse)?
         .iter()
         .map(|name| std::str::from_utf8(name).map(str::to_owned))
         .collect::<Result<_, _>>()
@@ -141,11 +143,22 @@ pub fn rows_of_csv(text: &[u8]) -> Result<Vec<Row>, FieldError> {
             return Err(refuse(format!("names the column {name:?} twice")));
         }
     }
-    let record = |record: Result<ByteRecord, csv::Error>| match record {
-        Ok(record) => row_of(&names, &record),
-        Err(error) => Err(FieldError::new(ROW, error.to_string())),
-    };
-    Ok(reader.byte_records().take(MOST_ROWS + 1).map(record).collect())
+    let row = |line| row_of(&names, &cells(line).map_err(|message| FieldError::new(ROW, message))?);
+    Ok(lines.take(MOST_ROWS + 1).map(row).collect())
+}
+
+/// The cells of a line.
+fn cells(line: &[u8]) -> Result<ByteRecord, String> {
+    // A quote that is still open swallows what follows, of which the parser says nothing.
+    let probe = [line, b"\nnext"].concat();
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).trim(Trim::All).from_reader(&*probe);
+    let mut records = reader.byte_records();
+    match (records.next(), records.next()) {
+        (Some(Ok(record)), Some(_)) => Ok(record),
+        (Some(Err(error)), _) => Err(error.to_string()),
+        _ => Err("has a quote that is not closed; a cell has no line breaks".to_owned()),
+    }
 }
 
 fn row_of(names: &[String], record: &ByteRecord) -> Row {
@@ -191,10 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_that_is_not_closed_costs_its_own_row() {
+        let text =
+            b"model,location\nS21,\"Hall 1\nS19j Pro,Hall 2\nS21,\"Hall \"\"3\"\"\"\r\nS21,Hall 4 \"left\"\n";
+        let rows = rows_of_csv(text).expect("a header");
+        assert_eq!(error(&rows[0]), ("row", "has a quote that is not closed; a cell has no line breaks"));
+        let located: Vec<_> =
+            rows[1..].iter().map(|row| row.as_ref().expect("good")["location"].clone()).collect();
+        assert_eq!(located, ["Hall 2", "Hall \"3\"", "Hall 4 \"left\""]);
+    }
+
+    #[test]
     fn a_header_that_cannot_be_read_is_refused() {
         let refused = |text: &[u8]| rows_of_csv(text).expect_err("refused").message;
         assert_eq!(refused(b"model,model\nS21,S19\n"), "names the column \"model\" twice");
         assert_eq!(refused(b"mod\xffel\nS21\n"), "must be UTF-8");
+        assert!(refused(b"model,\"location\nS21,Hall 1\n").starts_with("has a quote"));
         assert!(rows_of_csv(b"").expect("no rows").is_empty());
     }
 
