@@ -34,6 +34,7 @@ pub struct Config {
     pub outbox: OutboxConfig,
     pub miner_telemetry: MinerTelemetryConfig,
     pub portfolio_history: PortfolioHistoryConfig,
+    pub anomalies: AnomaliesConfig,
     pub publisher: PublisherConfig,
     pub wal: WalConfig,
     pub debezium: DebeziumConfig,
@@ -147,6 +148,11 @@ pub struct MinerTelemetryConfig {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct PortfolioHistoryConfig {
+    pub retention_days: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct AnomaliesConfig {
     pub retention_days: u32,
 }
 
@@ -467,6 +473,7 @@ impl Config {
         within("miner_telemetry.late_days", points.late_days, 1, points.retention_days - 1)?;
         within("miner_telemetry.partitions_ahead_days", points.partitions_ahead_days, 1, 60)?;
         within("portfolio_history.retention_days", self.portfolio_history.retention_days, 1, 36_500)?;
+        within("anomalies.retention_days", self.anomalies.retention_days, 1, 36_500)?;
         within("outbox.idempotency_retention_days", self.outbox.idempotency_retention_days, 9, 3_650)?;
         within("publisher.poll_interval_ms", self.publisher.poll_interval_ms, 1, 3_600_000)?;
         within("publisher.batch_size", self.publisher.batch_size, 1, 100_000)?;

@@ -24,6 +24,10 @@ use uuid::Uuid;
 
 use crate::db::Db;
 
+mod deletion;
+
+pub use deletion::{Deletion, delete_before};
+
 /// How often a running role looks whether partitions are due.
 const CHECK_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -321,29 +325,7 @@ pub async fn days_ago(db: &Db, days: u32) -> Result<NaiveDateTime, sqlx::Error> 
     Ok(now - Days::new(u64::from(days)))
 }
 
-/// Rows deleted in one transaction.
-const DELETED_AT_ONCE: i64 = 10_000;
-
-/// Deletes by a statement whose parameters are the time before which rows are old, and how many of them go at once; until
-/// none is left.
-pub async fn delete_before(
-    db: &Db,
-    statement: &'static str,
-    before: DateTime<Utc>,
-    stopping: &CancellationToken,
-) -> Result<(), sqlx::Error> {
-    while !stopping.is_cancelled() {
-        let mut tx = db.owner().await?;
-        let deleted = sqlx::query(statement).bind(before).bind(DELETED_AT_ONCE).execute(tx.conn()).await?;
-        tx.commit().await?;
-        if deleted.rows_affected() < DELETED_AT_ONCE.unsigned_abs() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// What a room does about its daily tables from time to time.
+/// What a room does about its tables from time to time.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
     /// Makes the partitions that are missing and returns how many.

@@ -7,7 +7,9 @@ use std::marker::PhantomData;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::error;
 
 use super::Api;
 use super::auth::about;
@@ -77,6 +79,31 @@ pub(super) fn answer(data: &str, metadata: Metadata) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// {data, metadata} of a row whose age is told when it is read: what `old` says of it joins its `warnings`.
+pub(super) fn dated<'a, T: Deserialize<'a>>(
+    entry: &'a Entry,
+    metadata: Metadata,
+    old: impl FnOnce(T) -> Vec<String>,
+) -> Result<Response, Problem> {
+    let old = old(part(entry)?);
+    if old.is_empty() {
+        return Ok(answer(&entry.json, metadata));
+    }
+    let mut data: Value = part(entry)?;
+    if let Some(warnings) = data.get_mut("warnings").and_then(Value::as_array_mut) {
+        warnings.extend(old.into_iter().map(Value::from));
+    }
+    Ok(answer(&data.to_string(), metadata))
+}
+
+/// A part of what was stored in the cache.
+pub(super) fn part<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, Problem> {
+    serde_json::from_str(&entry.json).map_err(|error| {
+        error!(%error, "a cached row cannot be read");
+        Problem::internal()
+    })
 }
 
 /// A row of the read model, as the origin of a cached value.

@@ -1,9 +1,12 @@
 //! Owns the resource portfolio: a user's figures, cached.
-//! Promises that an answer to `after` holds the event, whatever the cache holds.
+//! Promises that an answer to `after` holds the event, whatever the cache holds, and that figures of an old snapshot say so
+//! at the moment they are read.
 //! Called by the router.
 
 use axum::extract::State;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
 
 use super::Api;
 use super::auth::{Allowed, PortfolioRead};
@@ -23,7 +26,13 @@ pub(super) async fn get(
     params: Params,
 ) -> Result<Response, Problem> {
     let (entry, metadata) = cached::read::<PortfolioView>(&api, who, &params).await?;
-    Ok(cached::answer(&entry.json, metadata))
+    cached::dated(&entry, metadata, |Dated { as_of }| portfolio::stale(api.db.now(), as_of))
+}
+
+/// What the age of the figures is told from.
+#[derive(Deserialize)]
+struct Dated {
+    as_of: Option<DateTime<Utc>>,
 }
 
 impl View for PortfolioView {

@@ -5,7 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{SecondsFormat, TimeDelta};
 use serde_json::json;
 
 use super::Api;
@@ -19,7 +19,6 @@ use crate::read_model::portfolio_history;
 const LOOK_BACK: TimeDelta = TimeDelta::days(7);
 /// How far a client's clock may be ahead.
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(1);
-const TIME: &str = "must be a time in RFC 3339, such as 2026-01-31T12:00:00Z";
 
 /// GET /api/portfolio/history?user_id=&at=: {data}, null where nothing is kept from before; or
 /// ?user_id=&from=&to=&limit=&cursor=: {data: [{hour, ...}], next}, the newest first.
@@ -29,10 +28,9 @@ pub(super) async fn get(
     params: Params,
 ) -> Result<Response, Problem> {
     let user = whose(&who, &params, "a portfolio")?;
-    let time = |name| params.parsed::<DateTime<Utc>>(name, TIME);
     let limit = params.limit(DEFAULT_LIMIT)?;
-    let (at, from, to) = (time("at")?, time("from")?, time("to")?);
-    let cursor: Option<DateTime<Utc>> = params.cursor()?;
+    let (at, from, to) = (params.time("at")?, params.time("from")?, params.time("to")?);
+    let cursor = params.time_cursor()?;
     let now = api.db.now();
     if let Some(at) = at {
         if from.is_some() || to.is_some() || cursor.is_some() {
@@ -47,8 +45,7 @@ pub(super) async fn get(
         return Ok(Json(json!({"data": figures})).into_response());
     }
     let to = to.unwrap_or(now);
-    // Times at the ends of the calendar have no week before them.
-    let from = from.unwrap_or_else(|| to.checked_sub_signed(LOOK_BACK).unwrap_or(to));
+    let from = from.unwrap_or(to - LOOK_BACK);
     if from > to {
         return Err(Problem::parameter("from", "must not be later than to"));
     }

@@ -55,10 +55,15 @@ pub(super) async fn get(
         )));
     }
     let mut tx = api.db.tenant(&who.tenant).await?;
-    let fleet = portfolio_write::fleets(tx.conn(), std::iter::once(&user)).await?.remove(&user);
+    let mut lines = Vec::new();
+    portfolio_write::lines(tx.conn(), std::iter::once(&user), |_, line| -> Result<(), sqlx::Error> {
+        lines.push(line);
+        Ok(())
+    })
+    .await?;
     let newest = portfolio_write::newest_snapshot(tx.conn()).await?;
     tx.commit().await?;
-    let lines = merged(fleet.unwrap_or_default());
+    let lines = merged(lines);
     if lines.len() * cells > MOST_WORK {
         let lines = lines.len();
         return Err(too_large(format!(

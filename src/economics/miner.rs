@@ -72,7 +72,7 @@ pub struct MinerLine {
     /// Nameplate power of one miner in W, >= 0.
     pub power_w: Decimal,
     /// How many of them.
-    pub quantity: u32,
+    pub quantity: u64,
     /// Purchase price of one miner in USD, >= 0; `None` when unknown.
     pub purchase_price_usd: Option<Decimal>,
     /// Tariff in $/kWh; `None` takes the default of the assumptions. Any sign: energy can have a negative price.

@@ -39,7 +39,7 @@ pub mod what_if;
 pub use miner::{MinerLine, MinerStatus, UnknownStatus};
 pub use mining::{Network, subsidy_sat};
 pub use payback::{DynamicCase, HalvingClock, Payback};
-pub use portfolio::{LocationRow, ModelRow, Portfolio, Warning, portfolio};
+pub use portfolio::{Fleet, LocationRow, ModelRow, Portfolio, Warning, portfolio};
 pub use what_if::{WhatIf, merged, what_if};
 
 use exact::dec;

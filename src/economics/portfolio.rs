@@ -138,78 +138,135 @@ row!(
     location
 );
 
-/// Computes the figures of a fleet from its lines, the newest snapshot (if any) and the assumptions.
+/// A fleet as it is added up, line by line and in any order: what this holds grows with models and locations, not with lines.
+#[derive(Debug)]
+pub struct Fleet {
+    assumptions: Assumptions,
+    total: Tally,
+    /// By their [`normalise`]d names, with the smallest spelling, so that the order of the lines does not show.
+    models: BTreeMap<String, (String, Tally)>,
+    locations: BTreeMap<String, Tally>,
+}
+
+impl Fleet {
+    /// One without miners.
+    ///
+    /// # Errors
+    /// [`EconomicsError::OutOfRange`] naming an assumption outside its range.
+    pub fn new(assumptions: &Assumptions) -> Result<Self, EconomicsError> {
+        assumptions.check()?;
+        Ok(Self {
+            assumptions: assumptions.clone(),
+            total: Tally::default(),
+            models: BTreeMap::new(),
+            locations: BTreeMap::new(),
+        })
+    }
+
+    /// Adds equal miners; decommissioned ones are not looked at.
+    ///
+    /// # Errors
+    /// [`EconomicsError::OutOfRange`] naming an input outside its range, [`EconomicsError::Overflow`] when sums exceed
+    /// 7.9e28.
+    pub fn add(&mut self, line: &MinerLine) -> Result<(), EconomicsError> {
+        if line.status == MinerStatus::Decommissioned {
+            return Ok(());
+        }
+        line.check()?;
+        let tally = Tally::of(line, &self.assumptions)?;
+        self.total.merge(&tally)?;
+        let (name, model) = self
+            .models
+            .entry(normalise(&line.model))
+            .or_insert_with(|| (line.model.clone(), Tally::default()));
+        if line.model < *name {
+            name.clone_from(&line.model);
+        }
+        model.merge(&tally)?;
+        let location = location(line);
+        match self.locations.get_mut(location) {
+            Some(known) => known.merge(&tally),
+            None => {
+                self.locations.insert(location.to_owned(), tally);
+                Ok(())
+            }
+        }
+    }
+
+    /// The figures at the newest snapshot, if there is one.
+    ///
+    /// # Errors
+    /// [`EconomicsError::OutOfRange`] naming an input outside its range, [`EconomicsError::Overflow`] when figures exceed
+    /// 7.9e28.
+    pub fn figures(&self, network: Option<&Network>) -> Result<Portfolio, EconomicsError> {
+        let (total, assumptions) = (&self.total, &self.assumptions);
+        let rates = network.map(|n| Rates::new(n, assumptions)).transpose()?;
+        let rates = rates.as_ref();
+        let income = rates.map(|rates| total.income(rates)).transpose()?;
+        let profit = income.as_ref().map(|i| i.profit_usd);
+        let dynamic = match (&income, network) {
+            (Some(income), Some(network)) => dynamic(total, income, network, assumptions)?,
+            _ => None,
+        };
+        let mut by_model = self
+            .models
+            .values()
+            .map(|(name, tally)| ModelRow::new(name.clone(), tally, rates))
+            .collect::<Result<Vec<_>, _>>()?;
+        by_model.sort_by(|a, b| a.model.cmp(&b.model));
+        let by_location = self
+            .locations
+            .iter()
+            .map(|(name, tally)| LocationRow::new(name.clone(), tally, rates))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        Ok(Portfolio {
+            miners_total: total.miners_total,
+            miners_online: total.miners_online,
+            hashrate_ths: total.hashrate_ths.normalize(),
+            effective_hashrate_ths: product(
+                [total.hashrate_ths, assumptions.uptime],
+                "effective_hashrate_ths",
+            )?
+            .normalize(),
+            power_kw: total.power_kw()?,
+            efficiency_j_th: total.efficiency_j_th()?,
+            gross_btc_day: income.as_ref().map(|i| i.gross_btc.normalize()),
+            net_btc_day: income.as_ref().map(|i| i.net_btc.normalize()),
+            revenue_usd_day: income.as_ref().map(|i| i.revenue_usd.normalize()),
+            power_cost_usd_day: total.cost_usd.normalize(),
+            profit_usd_day: profit.map(|p| p.normalize()),
+            hashprice_usd_ph_day: rates.map(|r| r.hashprice_usd_ph_day.normalize()),
+            break_even_tariff_usd_kwh: income.as_ref().and_then(|i| i.break_even_tariff(total)),
+            break_even_btc_price_usd: income
+                .as_ref()
+                .and_then(|i| mining::break_even_btc_price_usd(total.cost_usd, i.net_btc)),
+            capex_usd: total.capex_usd.normalize(),
+            payback_days: profit.and_then(|p| payback::static_payback_days(total.capex_usd, p)),
+            dynamic_payback_days: dynamic.as_ref().and_then(Payback::day),
+            dynamic_payback: dynamic,
+            roi_percent: profit.and_then(|p| payback::roi_percent(total.capex_usd, p)),
+            by_model,
+            by_location,
+            warnings: total.warnings(network.is_some()),
+        })
+    }
+}
+
+/// The figures of a fleet that is at hand.
 ///
 /// # Errors
-/// [`EconomicsError::OutOfRange`] naming an input outside its range (decommissioned lines are not looked at),
-/// [`EconomicsError::Overflow`] when sums exceed 7.9e28.
+/// As of [`Fleet`].
 pub fn portfolio(
     lines: &[MinerLine],
     network: Option<&Network>,
     assumptions: &Assumptions,
 ) -> Result<Portfolio, EconomicsError> {
-    assumptions.check()?;
-    let rates = network.map(|n| Rates::new(n, assumptions)).transpose()?;
-    let rates = rates.as_ref();
-
-    let mut total = Tally::default();
-    let mut models: BTreeMap<String, (&str, Tally)> = BTreeMap::new();
-    let mut locations: BTreeMap<&str, Tally> = BTreeMap::new();
-    let owned = |line: &&MinerLine| line.status != MinerStatus::Decommissioned;
-    for line in lines.iter().filter(owned) {
-        line.check()?;
-        let tally = Tally::of(line, assumptions)?;
-        total.merge(&tally)?;
-        let (name, model) = models.entry(normalise(&line.model)).or_insert((&line.model, Tally::default()));
-        // The smallest spelling, so that the order of the lines does not show.
-        *name = (*name).min(line.model.as_str());
-        model.merge(&tally)?;
-        locations.entry(location(line)).or_default().merge(&tally)?;
+    let mut fleet = Fleet::new(assumptions)?;
+    for line in lines {
+        fleet.add(line)?;
     }
-
-    let income = rates.map(|rates| total.income(rates)).transpose()?;
-    let profit = income.as_ref().map(|i| i.profit_usd);
-    let dynamic = match (&income, network) {
-        (Some(income), Some(network)) => dynamic(&total, income, network, assumptions)?,
-        _ => None,
-    };
-    let mut by_model = models
-        .into_values()
-        .map(|(name, tally)| ModelRow::new(name.to_owned(), &tally, rates))
-        .collect::<Result<Vec<_>, _>>()?;
-    by_model.sort_by(|a, b| a.model.cmp(&b.model));
-    let by_location = locations
-        .into_iter()
-        .map(|(name, tally)| LocationRow::new(name.to_owned(), &tally, rates))
-        .collect::<Result<Vec<_>, _>>()?;
-
-    Ok(Portfolio {
-        miners_total: total.miners_total,
-        miners_online: total.miners_online,
-        hashrate_ths: total.hashrate_ths.normalize(),
-        effective_hashrate_ths: product([total.hashrate_ths, assumptions.uptime], "effective_hashrate_ths")?
-            .normalize(),
-        power_kw: total.power_kw()?,
-        efficiency_j_th: total.efficiency_j_th()?,
-        gross_btc_day: income.as_ref().map(|i| i.gross_btc.normalize()),
-        net_btc_day: income.as_ref().map(|i| i.net_btc.normalize()),
-        revenue_usd_day: income.as_ref().map(|i| i.revenue_usd.normalize()),
-        power_cost_usd_day: total.cost_usd.normalize(),
-        profit_usd_day: profit.map(|p| p.normalize()),
-        hashprice_usd_ph_day: rates.map(|r| r.hashprice_usd_ph_day.normalize()),
-        break_even_tariff_usd_kwh: income.as_ref().and_then(|i| i.break_even_tariff(&total)),
-        break_even_btc_price_usd: income
-            .as_ref()
-            .and_then(|i| mining::break_even_btc_price_usd(total.cost_usd, i.net_btc)),
-        capex_usd: total.capex_usd.normalize(),
-        payback_days: profit.and_then(|p| payback::static_payback_days(total.capex_usd, p)),
-        dynamic_payback_days: dynamic.as_ref().and_then(Payback::day),
-        dynamic_payback: dynamic,
-        roi_percent: profit.and_then(|p| payback::roi_percent(total.capex_usd, p)),
-        by_model,
-        by_location,
-        warnings: total.warnings(network.is_some()),
-    })
+    fleet.figures(network)
 }
 
 fn location(line: &MinerLine) -> &str {

@@ -68,26 +68,20 @@ pub fn merged(lines: Vec<MinerLine>) -> Vec<MinerLine> {
     for line in lines {
         let key =
             (line.hashrate_ths, line.power_w, line.purchase_price_usd, line.tariff_usd_kwh, line.status);
-        *equal.entry(key).or_default() += u64::from(line.quantity);
+        let quantity = equal.entry(key).or_default();
+        *quantity = quantity.saturating_add(line.quantity);
     }
-    let mut merged = Vec::with_capacity(equal.len());
-    for ((hashrate_ths, power_w, purchase_price_usd, tariff_usd_kwh, status), mut left) in equal {
-        while left > 0 {
-            let quantity = u32::try_from(left).unwrap_or(u32::MAX);
-            left -= u64::from(quantity);
-            merged.push(MinerLine {
-                model: String::new(),
-                hashrate_ths,
-                power_w,
-                quantity,
-                purchase_price_usd,
-                tariff_usd_kwh,
-                status,
-                location: None,
-            });
-        }
-    }
-    merged
+    let line = |((hashrate_ths, power_w, purchase_price_usd, tariff_usd_kwh, status), quantity)| MinerLine {
+        model: String::new(),
+        hashrate_ths,
+        power_w,
+        quantity,
+        purchase_price_usd,
+        tariff_usd_kwh,
+        status,
+        location: None,
+    };
+    equal.into_iter().map(line).collect()
 }
 
 fn moved(value: Decimal, change: Decimal, field: &'static str) -> Result<Decimal, EconomicsError> {
@@ -161,7 +155,9 @@ mod tests {
     #[test]
     fn merged_lines_have_the_same_totals() {
         let mut lines: Vec<MinerLine> = fleet().into_iter().cycle().take(40).collect();
-        lines.extend(lines.clone().into_iter().map(|line| MinerLine { quantity: u32::MAX, ..line }).take(2));
+        lines.extend(
+            lines.clone().into_iter().map(|line| MinerLine { quantity: u32::MAX.into(), ..line }).take(2),
+        );
         for (at, line) in lines.iter_mut().enumerate() {
             line.location = Some(format!("hall {}", at % 3));
             line.status = if at % 5 == 0 { MinerStatus::Offline } else { MinerStatus::Online };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Dirty, EventHandler, HandlerError, Owner, REBUILT_AT_ONCE, Rebuilt, Row};
 use crate::db::WorkerTx;
-use crate::economics::{self, Assumptions};
+use crate::economics::{Assumptions, Fleet};
 use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
 use crate::read_model::{portfolio, portfolio_write};
@@ -100,18 +100,20 @@ impl PortfolioHandler {
         // after this lock, so the later one sees what the earlier one was told.
         portfolio_write::lock(conn, tenant, owners.keys()).await?;
         let newest = portfolio_write::newest_snapshot(conn).await?;
-        let mut fleets = portfolio_write::fleets(conn, owners.keys()).await?;
+        let mut fleets = BTreeMap::new();
+        for owner in owners.keys() {
+            fleets.insert(owner.clone(), Fleet::new(&self.assumptions)?);
+        }
+        portfolio_write::lines(conn, owners.keys(), |owner, line| -> Result<(), HandlerError> {
+            Ok(fleets.get_mut(owner).map_or(Ok(()), |fleet| fleet.add(&line))?)
+        })
+        .await?;
         let mut dirty = Vec::with_capacity(owners.len());
         for (owner, event_id) in owners {
-            let fleet = fleets.remove(&owner).unwrap_or_default();
-            let figures = economics::portfolio(
-                &fleet,
-                newest.as_ref().map(|newest| &newest.network),
-                &self.assumptions,
-            )?;
-            let snapshot_id = newest.as_ref().map(|newest| newest.id);
+            let Some(fleet) = fleets.remove(&owner) else { continue };
+            let figures = fleet.figures(newest.as_ref().map(|newest| &newest.network))?;
             let version =
-                portfolio_write::store(conn, tenant, &owner, &figures, snapshot_id, event_id).await?;
+                portfolio_write::store(conn, tenant, &owner, &figures, newest.as_ref(), event_id).await?;
             dirty.push(Dirty { tenant_id: tenant.clone(), row: Row::Portfolio(owner), version });
         }
         Ok(dirty)

@@ -1,16 +1,18 @@
 //! Owns what GET /api/intelligence/anomalies shows: what the checks found wrong with miners.
 //! Promises the anomalies of the newest event that the group [`GROUP`] has applied, the newest opened first.
-//! Called by the API.
+//! Called by the API; [`retention`] by the running roles.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use crate::db::TenantTx;
 use crate::event::kind;
 use crate::identifier::UserId;
+use crate::partitions::Deletion;
 
 /// The consumer group that keeps this read model.
 pub const GROUP: &str = "intel-group";
@@ -71,11 +73,16 @@ pub async fn list(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
-    sqlx::query_as(
-        "select * from anomaly where ($1::text is null or user_id = $1) and ($2::text is null or state = $2) \
+    // Few of those that ever were are open, and an index knows which.
+    let of_state = match filter.state {
+        Some("open") => "state = 'open' and $2::text is not null",
+        _ => "($2::text is null or state = $2)",
+    };
+    sqlx::query_as(AssertSqlSafe(format!(
+        "select * from anomaly where ($1::text is null or user_id = $1) and {of_state} \
          and ($3::text is null or severity = $3) and ($4::uuid is null or miner_id = $4) \
          and ($5::uuid is null or id < $5) order by id desc limit $6",
-    )
+    )))
     .bind(filter.user)
     .bind(filter.state)
     .bind(filter.severity)
@@ -84,4 +91,13 @@ pub async fn list(
     .bind(limit)
     .fetch_all(tx.conn())
     .await
+}
+
+/// What is kept of those that are over.
+pub fn retention(days: u32) -> Deletion {
+    Deletion {
+        statement: "delete from anomaly where ctid = any (array( \
+                    select ctid from anomaly where state = 'resolved' and resolved_at < $1 limit $2))",
+        days,
+    }
 }

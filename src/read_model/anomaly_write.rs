@@ -1,6 +1,6 @@
 //! What the projection reads and writes to keep anomalies: miners, their telemetry by window, their detectors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
@@ -58,6 +58,9 @@ pub struct MinerRow {
     pub status_changed_at: Option<DateTime<Utc>>,
 }
 
+/// Points and the sum of their TH/s, by the start of the window.
+pub type Hour = BTreeMap<DateTime<Utc>, (i64, f64)>;
+
 /// A miner with windows that nobody has judged.
 #[derive(Debug, sqlx::FromRow)]
 pub struct DueRow {
@@ -66,6 +69,8 @@ pub struct DueRow {
     /// End of the newest judged window.
     pub judged_to: Option<DateTime<Utc>>,
     pub state: Option<Json<Detector>>,
+    /// The windows of the hour up to there; none, where they are to be read.
+    pub hour: Option<Json<Hour>>,
     /// Its newest point.
     pub last_point_at: DateTime<Utc>,
 }
@@ -90,7 +95,7 @@ pub async fn due(
     // The time of the event spares the look for a newer point wherever there can be none.
     sqlx::query_as(
         "select m.id, m.model, m.location, m.hashrate_ths, m.power_w, m.quantity, m.status, m.status_changed_at, \
-           d.judged_to, d.state, t.at as last_point_at \
+           d.judged_to, d.state, d.hour, t.at as last_point_at \
          from miners m left join miner_detector d on d.tenant_id = m.tenant_id and d.miner_id = m.id \
          cross join lateral (select max(at) as at from miner_telemetry \
            where tenant_id = m.tenant_id and miner_id = m.id and at >= $2) t \
@@ -170,22 +175,25 @@ pub struct PeerRow {
     pub judged_to: DateTime<Utc>,
 }
 
-/// The miners of an owner beside these that were judged since.
+/// The miners of an owner beside these and at the same locations that were judged since.
 pub async fn others(
     conn: &mut PgConnection,
     owner: &UserId,
-    judged_now: &[Uuid],
+    judged_now: &[DueRow],
     since: DateTime<Utc>,
 ) -> Result<Vec<PeerRow>, sqlx::Error> {
+    let locations: BTreeSet<&str> =
+        judged_now.iter().filter_map(|row| row.miner.location.as_deref()).collect();
     sqlx::query_as(
         "select m.location, m.model, m.hashrate_ths, d.hour_mean_ths, d.judged_to \
          from miners m join miner_detector d on d.tenant_id = m.tenant_id and d.miner_id = m.id \
-         where m.owner_id = $1 and m.removed_at is null and m.location is not null and d.judged_to >= $3 \
-           and d.hour_mean_ths is not null and m.id <> all($2)",
+         where m.owner_id = $1 and m.removed_at is null and m.location = any($2) and d.judged_to >= $3 \
+           and d.hour_mean_ths is not null and m.id <> all($4)",
     )
     .bind(owner)
-    .bind(judged_now)
+    .bind(locations.into_iter().collect::<Vec<_>>())
     .bind(since)
+    .bind(judged_now.iter().map(|row| row.miner.id).collect::<Vec<_>>())
     .fetch_all(conn)
     .await
 }
@@ -238,6 +246,7 @@ pub struct Judged<'a> {
     pub last_point_at: DateTime<Utc>,
     pub hour_mean_ths: Option<f64>,
     pub state: &'a Detector,
+    pub hour: Hour,
 }
 
 /// Stores detectors.
@@ -247,11 +256,12 @@ pub async fn remember(
     judged: &[Judged<'_>],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into miner_detector as known (tenant_id, miner_id, judged_to, last_point_at, hour_mean_ths, state) \
+        "insert into miner_detector as known (tenant_id, miner_id, judged_to, last_point_at, hour_mean_ths, state, hour) \
          select $1, d.* from jsonb_to_recordset($2) as d (miner_id uuid, judged_to timestamptz, \
-           last_point_at timestamptz, hour_mean_ths float8, state jsonb) order by d.miner_id \
+           last_point_at timestamptz, hour_mean_ths float8, state jsonb, hour jsonb) order by d.miner_id \
          on conflict (tenant_id, miner_id) do update set judged_to = excluded.judged_to, \
-           last_point_at = excluded.last_point_at, hour_mean_ths = excluded.hour_mean_ths, state = excluded.state",
+           last_point_at = excluded.last_point_at, hour_mean_ths = excluded.hour_mean_ths, state = excluded.state, \
+           hour = excluded.hour",
     )
     .bind(tenant.as_str())
     .bind(Json(judged))
@@ -340,7 +350,8 @@ pub async fn swept(
     .map(drop)
 }
 
-/// Resolves up to `limit` open anomalies of miners that were removed or are out of service, and returns them.
+/// Resolves up to `limit` open anomalies of miners that were removed, are out of service or are another's now, and returns
+/// them.
 pub async fn retire(
     conn: &mut PgConnection,
     now: DateTime<Utc>,
@@ -350,7 +361,7 @@ pub async fn retire(
         "update anomaly set state = 'resolved', resolved_at = $1, resolution = 'out-of-service' \
          where id in (select a.id from anomaly a where a.state = 'open' and not exists ( \
              select from miners m where m.tenant_id = a.tenant_id and m.id = a.miner_id and m.removed_at is null \
-             and m.status in ('online', 'offline', 'maintenance')) \
+             and m.owner_id = a.user_id and m.status in ('online', 'offline', 'maintenance')) \
            order by a.id limit $2 for no key update skip locked) returning *",
     )
     .bind(now)

@@ -102,7 +102,8 @@ pub async fn store(
     made: &Made,
 ) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(
-        "with next as (select coalesce(max(version), 0) + 1 as version from forecast_daily), stored as ( \
+        "with next as (select coalesce(max(version), case when $8::uuid is null then hi_version_anew() else 0 end) + 1 as version \
+           from forecast_daily), stored as ( \
            insert into forecast_daily (tenant_id, version, snapshot_id, as_of, closes, basis, warnings, event_id, \
              made_at, date, btc_price_usd, btc_price_usd_lower, btc_price_usd_upper, btc_price_usd_confidence, \
              network_hashrate_eh, network_hashrate_eh_lower, network_hashrate_eh_upper, difficulty, difficulty_lower, \

@@ -13,6 +13,7 @@ use crate::db::TenantTx;
 use crate::economics::Assumptions;
 use crate::event::kind;
 use crate::identifier::UserId;
+use crate::read_model::portfolio_write::is_stale;
 
 /// The consumer group that keeps this read model.
 pub const GROUP: &str = "portfolio-recalc-group";
@@ -60,10 +61,12 @@ pub struct PortfolioView {
     pub by_model: Value,
     /// One object per location.
     pub by_location: Value,
-    /// What to know about the figures, for instance `no-snapshot`.
+    /// What to know about the figures, for instance `no-snapshot`; not that they are old, which [`stale`] tells.
     pub warnings: Value,
     /// The network snapshot behind the figures.
     pub snapshot_id: Option<Uuid>,
+    /// When it was observed.
+    pub as_of: Option<DateTime<Utc>>,
     /// Grows with every recalculation.
     pub version: i64,
     pub computed_at: Option<DateTime<Utc>>,
@@ -98,6 +101,7 @@ impl PortfolioView {
             by_location: none(),
             warnings: none(),
             snapshot_id: None,
+            as_of: None,
             version: 0,
             computed_at: None,
             event_id: None,
@@ -112,6 +116,11 @@ pub async fn get(tx: &mut TenantTx, user: &UserId) -> Result<PortfolioView, sqlx
         .fetch_optional(tx.conn())
         .await?;
     Ok(row.unwrap_or_else(|| PortfolioView::empty(user.clone())))
+}
+
+/// What to know about figures of this age at this moment: they are true of then.
+pub fn stale(now: DateTime<Utc>, as_of: Option<DateTime<Utc>>) -> Vec<String> {
+    as_of.filter(|as_of| is_stale(*as_of, now)).map(|_| "snapshot-stale".to_owned()).into_iter().collect()
 }
 
 /// The version that [`get`] would show.

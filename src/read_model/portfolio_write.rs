@@ -1,8 +1,7 @@
 //! What the projection reads and writes to keep the portfolio.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -18,7 +17,7 @@ struct MinerRow {
     model: String,
     hashrate_ths: Decimal,
     power_w: Decimal,
-    quantity: i32,
+    quantity: i64,
     purchase_price_usd: Option<Decimal>,
     electricity_cost_usd_kwh: Option<Decimal>,
     status: String,
@@ -41,7 +40,7 @@ impl TryFrom<MinerRow> for MinerLine {
     fn try_from(row: MinerRow) -> Result<Self, Self::Error> {
         Ok(Self {
             status: status(&row.status)?,
-            quantity: u32::try_from(row.quantity)
+            quantity: u64::try_from(row.quantity)
                 .map_err(|_| corrupt("miners.quantity", &row.quantity.to_string()))?,
             model: row.model,
             hashrate_ths: row.hashrate_ths,
@@ -79,7 +78,7 @@ pub async fn lock(
 }
 
 /// A snapshot older than this is used with the warning `snapshot-stale`.
-const STALE_AFTER: TimeDelta = TimeDelta::minutes(30);
+pub const STALE_AFTER: TimeDelta = TimeDelta::minutes(30);
 
 /// A network snapshot as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,25 +121,27 @@ pub async fn newest_snapshot(conn: &mut PgConnection) -> Result<Option<Snapshot>
     .transpose()
 }
 
-/// The miners of these owners.
-pub async fn fleets(
+/// Hands over the miners of these owners, in no order and those that are alike as one line: a large fleet has few of them,
+/// and no more than one is held here.
+pub async fn lines<E: From<sqlx::Error>>(
     conn: &mut PgConnection,
     owners: impl Iterator<Item = &UserId>,
-) -> Result<HashMap<UserId, Vec<MinerLine>>, sqlx::Error> {
+    mut take: impl FnMut(&UserId, MinerLine) -> Result<(), E>,
+) -> Result<(), E> {
     let owners: Vec<&str> = owners.map(UserId::as_str).collect();
-    let rows: Vec<MinerRow> = sqlx::query_as(
-        "select owner_id, model, hashrate_ths, power_w, quantity, purchase_price_usd, electricity_cost_usd_kwh, \
-         status, location from miners where owner_id = any($1) and removed_at is null order by id",
+    let mut rows = sqlx::query_as::<_, MinerRow>(
+        "select owner_id, model, hashrate_ths, power_w, sum(quantity)::bigint as quantity, purchase_price_usd, \
+           electricity_cost_usd_kwh, status, location \
+         from miners where owner_id = any($1) and removed_at is null \
+         group by owner_id, model, hashrate_ths, power_w, purchase_price_usd, electricity_cost_usd_kwh, status, location",
     )
     .bind(owners)
-    .fetch_all(conn)
-    .await?;
-    let mut fleets: HashMap<UserId, Vec<MinerLine>> = HashMap::new();
-    for row in rows {
+    .fetch(conn);
+    while let Some(row) = rows.try_next().await? {
         let owner = row.owner_id.parse().map_err(|_| corrupt("miners.owner_id", &row.owner_id))?;
-        fleets.entry(owner).or_default().push(row.try_into()?);
+        take(&owner, row.try_into()?)?;
     }
-    Ok(fleets)
+    Ok(())
 }
 
 /// Stores the figures as the next version, which it returns, and as what the hour's history shows.
@@ -149,7 +150,7 @@ pub async fn store(
     tenant: &TenantId,
     owner: &UserId,
     figures: &Portfolio,
-    snapshot_id: Option<Uuid>,
+    snapshot: Option<&Snapshot>,
     event_id: Option<Uuid>,
 ) -> Result<i64, sqlx::Error> {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -158,9 +159,9 @@ pub async fn store(
          hashrate_ths, effective_hashrate_ths, power_kw, efficiency_j_th, gross_btc_day, net_btc_day, revenue_usd_day, \
          power_cost_usd_day, profit_usd_day, hashprice_usd_ph_day, break_even_tariff_usd_kwh, \
          break_even_btc_price_usd, capex_usd, payback_days, dynamic_payback_days, roi_percent, by_model, by_location, \
-         warnings, snapshot_id, event_id, computed_at) \
-         values ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
-         $22, $23, $24, $25, clock_timestamp()) \
+         warnings, snapshot_id, event_id, as_of, computed_at) \
+         values ($1, $2, case when $25::uuid is null then hi_version_anew() else 1 end, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
+         $22, $23, $24, $25, $26, clock_timestamp()) \
          on conflict (tenant_id, user_id) do update set version = p.version + 1, \
          miners_total = excluded.miners_total, miners_online = excluded.miners_online, \
          hashrate_ths = excluded.hashrate_ths, effective_hashrate_ths = excluded.effective_hashrate_ths, \
@@ -172,7 +173,7 @@ pub async fn store(
          break_even_btc_price_usd = excluded.break_even_btc_price_usd, capex_usd = excluded.capex_usd, \
          payback_days = excluded.payback_days, dynamic_payback_days = excluded.dynamic_payback_days, \
          roi_percent = excluded.roi_percent, by_model = excluded.by_model, by_location = excluded.by_location, \
-         warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, \
+         warnings = excluded.warnings, snapshot_id = excluded.snapshot_id, as_of = excluded.as_of, \
          event_id = coalesce(excluded.event_id, p.event_id), \
          computed_at = excluded.computed_at returning *), \
          kept as (insert into portfolio_history (tenant_id, user_id, hour, version, computed_at, figures) \
@@ -205,8 +206,9 @@ pub async fn store(
     .bind(Json(&figures.by_model))
     .bind(Json(&figures.by_location))
     .bind(Json(&figures.warnings))
-    .bind(snapshot_id)
+    .bind(snapshot.map(|snapshot| snapshot.id))
     .bind(event_id)
+    .bind(snapshot.map(|snapshot| snapshot.observed_at))
     .fetch_one(conn)
     .await
 }

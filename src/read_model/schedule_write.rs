@@ -133,7 +133,7 @@ pub async fn store(
         "insert into ops_schedule as s (tenant_id, user_id, version, market, starts_at, ends_at, step_seconds, \
          value_usd, bound_usd, gap_percent, method, always_on_usd, greedy_usd, starts, classes, groups, rows, warnings, \
          prices_as_of, network_as_of, snapshot_id, event_id, computed_at) \
-         values ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
+         values ($1, $2, case when $21::uuid is null then hi_version_anew() else 1 end, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, \
          clock_timestamp()) \
          on conflict (tenant_id, user_id) do update set version = s.version + 1, market = excluded.market, \
          starts_at = excluded.starts_at, ends_at = excluded.ends_at, step_seconds = excluded.step_seconds, \

@@ -26,7 +26,7 @@ use crate::partitions::{self, Upkeep};
 use crate::projection::{self, Group};
 use crate::publisher::{Publisher, SlotOwner};
 pub use crate::read_model::portfolio::assumptions;
-use crate::read_model::portfolio_history::Retention as HistoryRetention;
+use crate::read_model::{anomaly, portfolio_history};
 use crate::redis::Redis;
 use crate::role::membership;
 
@@ -169,7 +169,8 @@ pub fn upkeep(config: &Config) -> Vec<Box<dyn Upkeep>> {
     vec![
         Box::new(Retention::of(config)),
         Box::new(TelemetryRetention::of(config)),
-        Box::new(HistoryRetention::of(config)),
+        Box::new(portfolio_history::retention(config.portfolio_history.retention_days)),
+        Box::new(anomaly::retention(config.anomalies.retention_days)),
     ]
 }
 

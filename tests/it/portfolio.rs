@@ -70,7 +70,7 @@ async fn a_portfolio_has_every_field_and_exact_numbers() {
         "hashprice_usd_ph_day": null, "break_even_tariff_usd_kwh": null, "break_even_btc_price_usd": null,
         "capex_usd": 3000, "payback_days": null, "dynamic_payback_days": null, "roi_percent": null,
         "by_model": [{"model": "S21", "hashrate_ths": 200.5}], "by_location": [], "warnings": ["no-snapshot"],
-        "snapshot_id": null, "version": 1, "computed_at": "2026-01-02T03:04:05Z", "event_id": event,
+        "snapshot_id": null, "as_of": null, "version": 1, "computed_at": "2026-01-02T03:04:05Z", "event_id": event,
     });
     let mut data = shown["data"].clone();
     assert_eq!(data["gross_btc_day"].to_string(), "0.000085160136221234567890", "no digit is lost");

@@ -3,7 +3,7 @@
 use chrono::{DateTime, DurationRound, SecondsFormat, TimeDelta, Utc};
 use hashinsight::partitions::Upkeep;
 use hashinsight::read_model::portfolio::GROUP;
-use hashinsight::read_model::portfolio_history::Retention;
+use hashinsight::read_model::portfolio_history::retention;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -49,12 +49,16 @@ async fn a_grid_shows_the_fleet_under_other_conditions() {
     let mut expected = Vec::new();
     for price in [0.8, 1.0, 1.2] {
         for difficulty in [1.0, 1.25] {
-            expected.push(3.0 * 0.95 * (7.511124 * price / difficulty - 5.04));
+            let profit = 3.0 * 0.95 * (7.511124 * price / difficulty - 5.04);
+            expected.push((price, difficulty, profit));
         }
     }
     assert_eq!(cells.len(), expected.len());
-    for (cell, profit) in cells.iter().zip(expected) {
+    for (cell, (price, difficulty, profit)) in cells.iter().zip(expected) {
         near(&cell["profit_usd_day"], profit);
+        let percent = |factor: f64| json!(((factor - 1.0) * 100.0).round() as i64);
+        assert_eq!(cell["btc_price_percent"], percent(price));
+        assert_eq!(cell["difficulty_percent"], percent(difficulty));
         assert_eq!(cell["uptime_percent"], json!(-5));
     }
     let as_it_is = api.get(WHAT_IF).await.expect(200).body["data"].clone();
@@ -118,6 +122,40 @@ async fn a_grid_is_bounded_and_its_parameters_are_checked() {
     }
 }
 
+/// Figures are of the snapshot's moment, whenever they are computed or cached.
+#[tokio::test]
+async fn figures_of_an_old_snapshot_say_so() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    api.post("/api/miners", json!({"model": "S21", "status": "online"})).await.expect(201);
+    let snapshot = async |minutes: i64| {
+        let observed_at = text(db.db.now() - TimeDelta::minutes(minutes));
+        let body = json!({"btc_price_usd": 90000, "difficulty": 150e12, "block_height": 900000,
+            "observed_at": observed_at});
+        api.post("/api/network/snapshots", body).await.expect(201);
+        recalculate(&db).await;
+        observed_at
+    };
+    let old = snapshot(31).await;
+    for cached in [false, true] {
+        let read = api.get("/api/portfolio").await.expect(200).body;
+        assert_eq!(read["metadata"]["cache_hit"], cached);
+        assert_eq!(read["data"]["warnings"], json!(["snapshot-stale"]));
+        assert_eq!(read["data"]["as_of"], old);
+    }
+    let now = text(db.db.now());
+    let then = api.get(&format!("{HISTORY}?at={now}")).await.expect(200).body["data"].clone();
+    assert_eq!(then["warnings"], json!(["snapshot-stale"]));
+    let hours = api.get(HISTORY).await.expect(200).body["data"].clone();
+    assert_eq!(hours[0]["warnings"], json!(["snapshot-stale"]));
+
+    let new = snapshot(29).await;
+    let read = api.get("/api/portfolio").await.expect(200).body;
+    assert_eq!((&read["data"]["warnings"], &read["data"]["as_of"]), (&json!([]), &json!(new)));
+    let hours = api.get(HISTORY).await.expect(200).body["data"].clone();
+    assert_eq!(hours[0]["warnings"], json!([]));
+}
+
 /// The group applies everything that was written.
 async fn recalculate(db: &TestDb) {
     let (events, _) = events_behind(db, 0).await;
@@ -137,8 +175,8 @@ async fn a_portfolio_is_read_as_it_was() {
     let hour = db.db.now().duration_trunc(TimeDelta::hours(1)).expect("an hour");
     // Three hours with one more machine each, the oldest first; as if the clock had gone on after each.
     for hours_ago in [30, 20, 10] {
-        api.post("/api/miners", json!({"model": "S21", "status": "online"})).await.expect(201);
         recalculate(&db).await;
+        api.post("/api/miners", json!({"model": "S21", "status": "online"})).await.expect(201);
         recalculate(&db).await;
         db.execute(&format!(
             "update portfolio_history set hour = '{}', computed_at = '{}' where hour > now() - interval '2 hours'",
@@ -174,6 +212,8 @@ async fn a_portfolio_is_read_as_it_was() {
     assert_eq!(some.expect(200).body["data"].as_array().map(Vec::len), Some(1));
     for (query, field) in [
         ("at=yesterday".to_owned(), "at"),
+        ("at=-200000-01-01T00:00:00Z".to_owned(), "at"),
+        ("cursor=-200000-01-01T00:00:00Z".to_owned(), "cursor"),
         (format!("at={0}&from={0}", text(hour)), "at"),
         (format!("at={0}&cursor={0}", text(hour)), "at"),
         (format!("at={}", text(db.db.now() + TimeDelta::minutes(2))), "at"),
@@ -187,7 +227,7 @@ async fn a_portfolio_is_read_as_it_was() {
     let seen = api.ask(&api.foreign_token(), Method::GET, &foreign, None).await.expect(200).body;
     assert_eq!(seen["data"], Value::Null);
 
-    let old = Retention { days: 1 };
+    let old = retention(1);
     assert!(!old.remove_old(&db.db, &CancellationToken::new()).await.expect("a pass"));
     let kept: i64 = db.scalar("select count(*) from portfolio_history").await;
     assert_eq!(kept, 2);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::pipeline::{Pipeline, Store, apply, events_behind};
 use crate::support::process::run;
-use crate::support::{TestApi, TestDb, until};
+use crate::support::{TestApi, TestDb, service, settings, until};
 
 /// Each group with the tables it keeps.
 const KEPT: [(&str, &[&str]); 4] = [
@@ -157,6 +157,29 @@ async fn the_same_rows_come_from_the_tables_of_record() {
             );
         }
     }
+}
+
+/// A copy in Redis of a row that was lost is no newer than the row that is made anew.
+#[tokio::test]
+async fn no_copy_of_a_lost_row_outlives_it() {
+    let db = TestDb::with(settings(&[("REDIS_URL", &service("REDIS_URL"))])).await;
+    let api = fill(&db).await;
+    let admin = api.admin_token();
+    let miners = async || {
+        let read = api.ask(&admin, Method::GET, "/api/portfolio?user_id=ann", None).await.expect(200).body;
+        (read["metadata"]["cache_hit"] == true, read["data"]["miners_total"].clone())
+    };
+    for _ in 0..3 {
+        apply_all(&db).await;
+    }
+    assert_eq!((miners().await, miners().await), ((false, json!(1)), (true, json!(1))));
+    db.execute("truncate portfolio").await;
+    db.execute("update miners set quantity = 7").await;
+    assert_eq!(miners().await, (true, json!(1)), "the copy");
+    rebuild(&db, &["--group", portfolio::GROUP]).await;
+    assert_eq!(miners().await, (false, json!(7)));
+    assert_eq!(miners().await, (true, json!(7)));
+    assert!(db.scalar::<bool>("select bool_and(version > 1000000) from portfolio").await);
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::Api;
 use crate::api::auth::{Allowed, OpsRead};
@@ -82,26 +81,11 @@ pub(super) async fn get(
     let format = Format::of(&params, &headers)?;
     let (entry, metadata) = cached::read::<ScheduleView>(&api, who, &params).await?;
     if format == Format::Csv {
-        let Table { rows } = read(&entry.json)?;
+        let Table { rows } = cached::part(&entry)?;
         return csv::table("attachment; filename=\"schedule.csv\"", &COLUMNS, rows.into_iter().map(cells));
     }
-    let Dated { prices_as_of, network_as_of } = read(&entry.json)?;
-    let stale = optimum::stale(api.db.now(), prices_as_of, network_as_of);
-    if stale.is_empty() {
-        return Ok(cached::answer(&entry.json, metadata));
-    }
-    let mut data: Value = read(&entry.json)?;
-    if let Some(warnings) = data.get_mut("warnings").and_then(Value::as_array_mut) {
-        warnings.extend(stale.into_iter().map(|warning| json!(warning)));
-    }
-    Ok(cached::answer(&data.to_string(), metadata))
-}
-
-/// A part of what was stored in the cache.
-fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
-    serde_json::from_str(json).map_err(|error| {
-        tracing::error!(%error, "a cached schedule cannot be read");
-        Problem::internal()
+    cached::dated(&entry, metadata, |Dated { prices_as_of, network_as_of }| {
+        optimum::stale(api.db.now(), prices_as_of, network_as_of)
     })
 }
 

@@ -12,7 +12,7 @@ fn random_fleet(dice: &mut Dice) -> Vec<MinerLine> {
             model: format!("Model {}", dice.roll(4)),
             hashrate_ths: Decimal::from(dice.roll(100_000)) / d("100"),
             power_w: Decimal::from(dice.roll(120_000)) / d("10"),
-            quantity: dice.roll(500) as u32,
+            quantity: dice.roll(500) as u64,
             purchase_price_usd: (dice.roll(4) > 0).then(|| Decimal::from(dice.roll(9_000))),
             tariff_usd_kwh: (dice.roll(3) > 0).then(|| Decimal::from(dice.roll(300)) / d("1000")),
             status: MinerStatus::ALL[dice.roll(8).saturating_sub(3) as usize],
@@ -60,12 +60,12 @@ fn quantities_scale_additive_figures_and_leave_ratios() {
     let mut dice = Dice(99);
     for _ in 0..100 {
         let fleet = random_fleet(&mut dice);
-        let factor = dice.roll(20) as u32 + 2;
+        let factor = dice.roll(20) as u64 + 2;
         let scaled: Vec<_> =
             fleet.iter().map(|line| MinerLine { quantity: line.quantity * factor, ..line.clone() }).collect();
         let (one, many) = (compute(&fleet), compute(&scaled));
         let times = Decimal::from(factor);
-        assert_eq!(many.miners_total, one.miners_total * u64::from(factor));
+        assert_eq!(many.miners_total, one.miners_total * factor);
         assert_eq!(many.hashrate_ths, one.hashrate_ths * times);
         assert_eq!(many.power_kw, one.power_kw * times);
         assert_eq!(many.power_cost_usd_day, one.power_cost_usd_day * times);
@@ -83,5 +83,27 @@ fn quantities_scale_additive_figures_and_leave_ratios() {
         assert_eq!(many.hashprice_usd_ph_day, one.hashprice_usd_ph_day);
         assert_eq!(many.dynamic_payback_days, one.dynamic_payback_days);
         assert_eq!(many.roi_percent.is_some(), one.roi_percent.is_some());
+    }
+}
+
+/// The database hands lines over in any order, and alike ones as one.
+#[test]
+fn neither_the_order_of_lines_nor_how_they_are_split_shows() {
+    let mut dice = Dice(7);
+    for _ in 0..100 {
+        let fleet = random_fleet(&mut dice);
+        let expected = compute(&fleet);
+        let mut split = Vec::new();
+        for line in &fleet {
+            let first = dice.roll(500) as u64 % (line.quantity + 1);
+            let part = |quantity| MinerLine { quantity, ..line.clone() };
+            split.extend(
+                [part(first), part(line.quantity - first)].into_iter().filter(|part| part.quantity > 0),
+            );
+        }
+        split.reverse();
+        let owned: Vec<_> = fleet.into_iter().filter(|line| line.quantity > 0).collect();
+        assert_eq!(compute(&split), compute(&owned));
+        assert_eq!(compute(&split).capex_usd, expected.capex_usd);
     }
 }

@@ -46,7 +46,7 @@ impl Income {
 
 /// The additive facts of a group of miners. Groups are added up from these, which are short exact decimals, and only
 /// then multiplied by rates: so the groups' sums and the totals agree.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) miners_total: u64,
     pub(super) miners_online: u64,
@@ -64,7 +64,7 @@ impl Tally {
         let quantity = Decimal::from(line.quantity);
         let price = line.purchase_price_usd;
         let mut tally = Self {
-            miners_total: u64::from(line.quantity),
+            miners_total: line.quantity,
             capex_usd: product([price.unwrap_or_default(), quantity], "capex_usd")?,
             priced: line.quantity > 0 && price.is_some(),
             unpriced: line.quantity > 0 && price.is_none(),

@@ -14,7 +14,7 @@ fn network() -> Network {
     }
 }
 
-fn line(model: &str, ths: &str, watt: &str, quantity: u32) -> MinerLine {
+fn line(model: &str, ths: &str, watt: &str, quantity: u64) -> MinerLine {
     MinerLine {
         model: model.to_owned(),
         hashrate_ths: d(ths),

@@ -1,7 +1,7 @@
 //! Judges miners by their telemetry: one pass per owner and batch, each window of a miner once.
 //!
 //! A window of five minutes is over for a miner when a point from behind its end has come; what comes later for it is in the
-//! table, but changes no judgement. Windows are judged in order whatever the batches they came in, as far back as an hour:
+//! table, but changes no judgement, nor the mean of the hour it is in. Windows are judged in order whatever the batches they came in, as far back as an hour:
 //! what is older is history.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,12 +27,15 @@ use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
 use crate::projection::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
 use crate::read_model::anomaly::Anomaly;
-use crate::read_model::anomaly_write::{self, Bucket, DueRow, Judged, MinerRow, PeerRow, Span};
+use crate::read_model::anomaly_write::{self, Bucket, DueRow, Hour, Judged, MinerRow, PeerRow, Span};
 use crate::read_model::curtailed::{self, Candidate, Off};
 use crate::read_model::portfolio_write;
 
 /// Miners judged at once: a fleet of any size needs no more memory.
 const MINERS: i64 = 5_000;
+
+/// Windows judged at once, but one miner's in any case: who has been away finishes a page before a statement takes too long.
+const WINDOWS: i64 = 10_000;
 
 /// Keeps the anomalies that readings tell.
 pub(super) struct Anomalies {
@@ -101,7 +104,7 @@ impl Anomalies {
         let not_air: BTreeSet<String> = anomaly_write::other_cooling(conn).await?.into_iter().collect();
         for (owner, wanted) in owners {
             let judge = Judge { tenant, owner, wanted: &wanted, price: &price, not_air: &not_air };
-            while judge.some(tx).await? == MINERS {}
+            while judge.some(tx).await? {}
         }
         Ok(())
     }
@@ -117,26 +120,26 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Judges some of the miners that have something new, and returns how many.
-    async fn some(&self, tx: &mut WorkerTenant<'_>) -> Result<i64, HandlerError> {
+    /// Judges some of the miners that have something new; false: it was all of them.
+    async fn some(&self, tx: &mut WorkerTenant<'_>) -> Result<bool, HandlerError> {
         let conn = tx.conn();
         let since = window_end(self.price.now) - HOUR;
         let span = Span { since, to: self.wanted.to };
-        let due = anomaly_write::due(conn, self.owner, span, WINDOW, MINERS).await?;
+        let mut due = anomaly_write::due(conn, self.owner, span, WINDOW, MINERS).await?;
+        let page = page_of(&due, since);
+        let more = page < due.len() || i64::try_from(page) == Ok(MINERS);
+        due.truncate(page);
         if due.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
-        let count = i64::try_from(due.len()).unwrap_or(i64::MAX);
         let ids: Vec<Uuid> = due.iter().map(|row| row.miner.id).collect();
-        let spans: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = due
-            .iter()
-            .map(|row| (row.miner.id, first_window(row, since) - HOUR, window_end(row.last_point_at)))
-            .collect();
+        let spans: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> =
+            due.iter().map(|row| (row.miner.id, unread(row, since), window_end(row.last_point_at))).collect();
         let mut buckets = anomaly_write::buckets(conn, &spans, WINDOW).await?;
         let open = anomaly_write::open(conn, &ids).await?;
         let miners: Vec<Candidate<'_>> = due.iter().map(|row| self.candidate(&row.miner)).collect();
         let mut off = curtailed::off(conn, &miners, since - START_UP).await?;
-        let others = anomaly_write::others(conn, self.owner, &ids, since - STALE_AFTER).await?;
+        let others = anomaly_write::others(conn, self.owner, &due, since - STALE_AFTER).await?;
         let known: HashSet<(Uuid, &str)> = open.iter().map(|a| (a.miner_id, a.kind.as_str())).collect();
         let mut machines = Vec::with_capacity(due.len());
         for row in due {
@@ -156,7 +159,7 @@ impl Judge<'_> {
         let judged: Vec<Judged<'_>> = machines.iter().map(Machine::judged).collect();
         anomaly_write::remember(conn, self.tenant, &judged).await?;
         tell(tx, &book.news, self.wanted.event_id).await?;
-        Ok(count)
+        Ok(more)
     }
 
     fn candidate<'a>(&'a self, miner: &'a MinerRow) -> Candidate<'a> {
@@ -200,6 +203,28 @@ fn first_window(row: &DueRow, since: DateTime<Utc>) -> DateTime<Utc> {
     row.judged_to.map_or(since, |judged| judged.max(since)) + WINDOW
 }
 
+/// From when points are to be read: the hour before what was judged is known, unless it is not on record or too old to follow
+/// on.
+fn unread(row: &DueRow, since: DateTime<Utc>) -> DateTime<Utc> {
+    let first = first_window(row, since);
+    let known = row.hour.is_some() && row.judged_to.is_some_and(|judged| judged + WINDOW == first);
+    first - if known { WINDOW } else { HOUR }
+}
+
+/// How many of these are a page.
+fn page_of(due: &[DueRow], since: DateTime<Utc>) -> usize {
+    let windows = |row: &DueRow| {
+        let span = window_end(row.last_point_at) - unread(row, since);
+        span.num_seconds() / WINDOW.num_seconds()
+    };
+    let mut left = WINDOWS;
+    let fits = |row: &&DueRow| {
+        left -= windows(row);
+        left >= 0
+    };
+    due.iter().take_while(fits).count().max(due.len().min(1))
+}
+
 /// A miner whose windows are judged.
 struct Machine {
     miner: MinerRow,
@@ -207,6 +232,8 @@ struct Machine {
     nameplate: Nameplate,
     detector: Detector,
     buckets: BTreeMap<DateTime<Utc>, Bucket>,
+    /// The windows of which an hour's mean is made: those known from before, and these.
+    hour: Hour,
     /// Ends of the first and of the last window.
     windows: (DateTime<Utc>, DateTime<Utc>),
     last_point_at: DateTime<Utc>,
@@ -222,7 +249,12 @@ impl Machine {
         not_air: &BTreeSet<String>,
     ) -> Result<Self, HandlerError> {
         let windows = (first_window(&row, since), window_end(row.last_point_at));
-        let DueRow { miner, state, last_point_at, .. } = row;
+        let read_from = unread(&row, since);
+        let DueRow { miner, state, hour, last_point_at, .. } = row;
+        // What was judged with an hour is judged no other way by points that come later.
+        let mut hour = hour.map(|hour| hour.0).unwrap_or_default();
+        hour.retain(|start, _| *start < read_from);
+        hour.extend(buckets.iter().map(|(start, bucket)| (*start, (bucket.points, bucket.hashrate_ths_sum))));
         Ok(Self {
             service: Service::of(&miner.status, miner.status_changed_at, off)?,
             nameplate: Nameplate {
@@ -233,6 +265,7 @@ impl Machine {
             },
             detector: state.map(|state| state.0).unwrap_or_default(),
             buckets,
+            hour,
             windows,
             last_point_at,
             hour_mean_ths: None,
@@ -250,9 +283,8 @@ impl Machine {
     fn reading(&self, end: DateTime<Utc>) -> Option<Reading> {
         let (first, last) = self.windows;
         let bucket = self.buckets.get(&(end - WINDOW)).filter(|_| (first..=last).contains(&end))?;
-        let hour = self.buckets.range(end - HOUR..end).map(|(_, bucket)| bucket);
-        let (points, sum) =
-            hour.fold((0, 0.0), |(points, sum), b| (points + b.points, sum + b.hashrate_ths_sum));
+        let hour = self.hour.range(end - HOUR..end).map(|(_, window)| window);
+        let (points, sum) = hour.fold((0, 0.0), |(points, sum), (n, ths)| (points + n, sum + ths));
         Some(Reading {
             end,
             hashrate_ths: bucket.hashrate_ths_sum / bucket.points as f64,
@@ -287,6 +319,11 @@ impl Machine {
             last_point_at: self.last_point_at,
             hour_mean_ths: self.hour_mean_ths,
             state: &self.detector,
+            hour: self
+                .hour
+                .range(self.windows.1 - HOUR..self.windows.1)
+                .map(|(at, window)| (*at, *window))
+                .collect(),
         }
     }
 }

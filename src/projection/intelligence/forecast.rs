@@ -51,6 +51,8 @@ impl EventHandler for Forecasts {
             return Ok(Rebuilt::default());
         }
         let conn = tx.for_tenant(tenant).await?;
+        // The event is that of the figures behind the lock.
+        forecast_write::lock(conn, tenant).await?;
         let event_id = forecast_write::event(conn).await?;
         let made = make(conn, tenant, event_id).await?;
         let dirty = made.map(|(today, version)| Dirty {

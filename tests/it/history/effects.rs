@@ -120,7 +120,7 @@ fn line(row: &Miner) -> MinerLine {
         model: row.model.clone(),
         hashrate_ths: row.hashrate_ths,
         power_w: row.power_w,
-        quantity: u32::try_from(row.quantity).unwrap_or_default(),
+        quantity: u64::try_from(row.quantity).unwrap_or_default(),
         purchase_price_usd: row.purchase_price_usd,
         tariff_usd_kwh: row.electricity_cost_usd_kwh,
         status: row.status.parse().expect("the table checks it"),

@@ -1,7 +1,10 @@
 //! Telemetry through the checks: what is found, what it costs, what is left alone, and what counts once.
 
+use hashinsight::partitions::Upkeep;
+use hashinsight::read_model::anomaly::retention;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{GROUP, Site, apply, events_behind, is_told, near, text};
 
@@ -86,7 +89,7 @@ async fn what_comes_late_or_again_opens_and_doubles_nothing() {
     assert_eq!(site.anomalies("state=all").await, before);
     is_told(&site.told().await, &[OPENED]);
 
-    site.windows(&miner, 3, &[400.0, 400.0, 400.0, 400.0, 200.0]).await;
+    site.windows(&miner, 3, &[400.0, 400.0, 400.0, 400.0, 200.0, 200.0]).await;
     is_told(&site.told().await, &[OPENED, RESOLVED]);
     let late = [3, 4, 5].map(|window| {
         let at = text(site.at(window, 3));
@@ -281,4 +284,63 @@ async fn lists_are_filtered_paged_and_kept_apart() {
     ] {
         assert_eq!(api.get(&format!("{path}?{query}")).await.expect(400).fields(), [field], "{query}");
     }
+}
+
+/// The hour before a window is known from when it was judged: its points are not read again.
+#[tokio::test]
+async fn the_hour_before_is_not_read_again() {
+    let site = Site::priced().await;
+    let miner = site.miner(json!({})).await;
+    site.healthy_hour(&miner).await;
+    site.windows(&miner, 0, &[0.0, 0.0]).await;
+    site.db.execute(&format!("delete from miner_telemetry where at < '{}'", text(site.at(1, 0)))).await;
+    site.windows(&miner, 2, &[200.0]).await;
+    near(&site.anomalies("").await[0]["measured"], 2000.0 / 12.0);
+    // A detector from before such hours were kept reads them.
+    site.db.execute("update miner_detector set hour = null").await;
+    site.windows(&miner, 3, &[200.0]).await;
+    near(&site.anomalies("").await[0]["measured"], 200.0 / 2.0);
+}
+
+/// An anomaly is its owner's: with the miner it does not go over to another.
+#[tokio::test]
+async fn a_miner_that_changes_hands_leaves_its_anomalies_behind() {
+    let site = Site::priced().await;
+    let miner = site.miner(json!({})).await;
+    site.healthy_hour(&miner).await;
+    site.windows(&miner, 0, &[0.0, 0.0, 0.0]).await;
+    assert_eq!(site.anomalies("").await.len(), 1);
+    site.api.patch(&format!("/api/miners/{miner}"), json!({"owner_id": "bob"})).await.expect(200);
+    assert_eq!(site.sweep(site.db.db.now(), 0).await, 1);
+    let left = site.anomalies("state=all").await;
+    assert_eq!((left.len(), &left[0]["resolution"]), (1, &json!("out-of-service")));
+    // Two bad windows of his own, of which the first is the one that was under way.
+    site.windows(&miner, 3, &[0.0, 0.0, 0.0]).await;
+    let admin = site.api.admin_token();
+    let path = "/api/intelligence/anomalies?user_id=bob";
+    let his = site.api.ask(&admin, Method::GET, path, None).await.expect(200).body;
+    assert_eq!(his["data"].as_array().map(Vec::len), Some(1), "{his}");
+    assert_eq!(site.anomalies("").await, [] as [Value; 0]);
+    is_told(&site.told().await, &[OPENED, RESOLVED, OPENED]);
+}
+
+#[tokio::test]
+async fn what_is_resolved_goes_in_the_end_and_what_is_open_stays() {
+    let site = Site::priced().await;
+    let miner = site.miner(json!({})).await;
+    site.healthy_hour(&miner).await;
+    site.windows(&miner, 0, &[0.0, 0.0, 0.0, 400.0, 400.0, 400.0, 400.0, 200.0, 200.0]).await;
+    assert_eq!(site.anomalies("state=resolved").await.len(), 1);
+    let pass =
+        async || retention(2).remove_old(&site.db.db, &CancellationToken::new()).await.expect("a pass");
+    pass().await;
+    assert_eq!(site.anomalies("state=all").await.len(), 1);
+    site.db.execute("update anomaly set resolved_at = now() - interval '4 days'").await;
+    let other = site.miner(json!({"location": "south"})).await;
+    site.healthy_hour(&other).await;
+    site.windows(&other, 0, &[0.0, 0.0, 0.0]).await;
+    site.db.execute("update anomaly set opened_at = now() - interval '5 days'").await;
+    pass().await;
+    let kept = site.anomalies("state=all").await;
+    assert_eq!(kept.iter().map(|a| &a["state"]).collect::<Vec<_>>(), [&json!("open")]);
 }
