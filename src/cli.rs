@@ -13,7 +13,7 @@ use crate::identifier::TenantId;
 mod bench;
 mod replay;
 
-pub use bench::{Bench, BenchCommand, Case, ConsumeBench, PublishBench, Source};
+pub use bench::{Bench, BenchCommand, BusinessBench, Case, ConsumeBench, PublishBench, Source};
 pub use replay::{Discard, Letters, Replay, ReplayCommand};
 
 /// Bitcoin-mining portfolios, current in real time.

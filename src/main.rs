@@ -42,6 +42,7 @@ async fn run(command: Command, loaded: Loaded) -> anyhow::Result<()> {
         Command::Bench(args) => match args.command {
             BenchCommand::Publish(args) => role::bench::publish(config, &origins, file, args).await,
             BenchCommand::Consume(args) => role::bench::consume(config, &origins, file, args).await,
+            BenchCommand::Business(args) => role::bench::business(config, &origins, args).await,
         },
         Command::Migrate(args) => role::migrate::run(&config, args.status, args.json.json).await,
         Command::Serve => role::serve::run(config).await,

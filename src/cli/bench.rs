@@ -18,6 +18,30 @@ pub enum BenchCommand {
     Publish(PublishBench),
     /// From the log to the read models: how fast a group applies a backlog, and how late an event at a given load.
     Consume(ConsumeBench),
+    /// What the calculations take: backtests, curtailment, portfolios, telemetry.
+    Business(BusinessBench),
+}
+
+/// Arguments of `bench business`.
+#[derive(Debug, Clone, Args)]
+pub struct BusinessBench {
+    /// How often each is done.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Miners of the large fleet of one owner.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub miners: u32,
+    /// Owners that change in one batch.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub owners: u32,
+    /// Points of telemetry a second, each of another miner.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub points: u32,
+    /// For how long telemetry comes.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
+    #[command(flatten)]
+    pub json: Json,
 }
 
 /// Arguments of `bench consume`.

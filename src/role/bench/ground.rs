@@ -1,6 +1,7 @@
 //! What a bench stands on: a database, topics and tasks of its own, taken away at its end whatever happens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use chrono::Utc;
@@ -36,7 +37,7 @@ where
         bail!(ConfigError("kafka.brokers is not set: set KAFKA_BROKERS=host:port".to_owned()));
     }
     let connect = config.kafka.connect_url().map(|_| Connect::new(&config)).transpose()?;
-    let name = format!("hashinsight_bench_{}_{}", Utc::now().format("%Y%m%d%H%M%S"), std::process::id());
+    let name = name();
     let broker = Broker {
         log: Arc::new(KafkaLog::connect(&config.kafka).await?),
         topics: MeasuredTopics::new(&config.kafka)?,
@@ -46,24 +47,39 @@ where
     let drain = config.shutdown.drain();
     let database = Arc::new(Database::create(config, &name).await?);
     let ground = Ground { name, database, broker, connect, lifecycle: Lifecycle::default() };
+    let measured = until_stopped(&ground.lifecycle, drain, measure(ground.clone())).await;
+    let cleaned = clean_up(&ground).await;
+    let measured = measured?;
+    cleaned.with_context(|| format!("cleaning up; what is left is named {}", ground.name))?;
+    Ok(measured)
+}
+
+/// What a bench is named that begins now.
+pub fn name() -> String {
+    format!("hashinsight_bench_{}_{}", Utc::now().format("%Y%m%d%H%M%S"), std::process::id())
+}
+
+/// Measures until the end; a signal ends it without a report.
+pub async fn until_stopped<R>(
+    lifecycle: &Lifecycle,
+    drain: Duration,
+    measure: impl Future<Output = anyhow::Result<R>>,
+) -> anyhow::Result<R> {
     let measuring = async {
-        let lifecycle = ground.lifecycle.clone();
         let measured = tokio::select! {
-            measured = measure(ground.clone()) => Some(measured),
+            measured = measure => Some(measured),
             () = lifecycle.stopping().cancelled() => None,
         };
         lifecycle.stop();
         measured
     };
-    let (measured, ended) = tokio::join!(Box::pin(measuring), ground.lifecycle.run(drain));
-    let cleaned = clean_up(&ground).await;
+    let (measured, ended) = tokio::join!(Box::pin(measuring), lifecycle.run(drain));
     let Some(measured) = measured else {
         ended?;
         bail!("stopped before the end: nothing is reported");
     };
     let measured = measured?;
     ended?;
-    cleaned.with_context(|| format!("cleaning up; what is left is named {}", ground.name))?;
     Ok(measured)
 }
 

@@ -9,12 +9,14 @@
 //! | database, backlog, load | what is read: a database of the bench's own, a backlog, a load |
 //! | destination | what is written: a topic of each run, what arrived in it and when |
 //! | source, child, debezium | who is measured: our own process, the peer in Kafka Connect |
+//! | business | what the calculations take, alone and with their rows |
 //! | ceilings, applying | what reading, producing or the SQL alone can do; the predecessor's way |
 //! | drain, latency, process | one measurement |
 //! | statistics, machine, report, text | what the measurements say together, and on what |
 
 mod applying;
 mod backlog;
+mod business;
 mod ceilings;
 mod child;
 mod consume;
@@ -33,5 +35,6 @@ mod source;
 mod statistics;
 mod text;
 
+pub use business::run as business;
 pub use consume::run as consume;
 pub use publish::run as publish;

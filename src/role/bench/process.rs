@@ -17,6 +17,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// The most memory it ever had.
     pub peak_rss_bytes: u64,
+    /// The memory it has.
+    pub rss_bytes: u64,
 }
 
 /// What the process with this number has used.
@@ -26,10 +28,42 @@ pub fn usage(pid: u32) -> anyhow::Result<Usage> {
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}: the process has ended"))
     };
     let (stat, status) = (read("stat")?, read("status")?);
-    match (cpu_of(&stat), peak_rss_of(&status)) {
-        (Some(cpu), Some(peak_rss_bytes)) => Ok(Usage { cpu, peak_rss_bytes }),
+    match (cpu_of(&stat), bytes_of(&status, "VmHWM:"), bytes_of(&status, "VmRSS:")) {
+        (Some(cpu), Some(peak_rss_bytes), Some(rss_bytes)) => Ok(Usage { cpu, peak_rss_bytes, rss_bytes }),
         _ => bail!("/proc/{pid}/stat and status cannot be understood"),
     }
+}
+
+/// Memory of this process at a moment, from which on its peak is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    rss_bytes: u64,
+}
+
+/// Begins to count the peak anew.
+pub fn own_memory() -> anyhow::Result<Memory> {
+    // Not every kernel lets a process do so: then the peak is that since its start, which is more.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    Ok(Memory { rss_bytes: own_usage()?.rss_bytes })
+}
+
+impl Memory {
+    /// By how much the most memory since then exceeds what there was.
+    pub fn exceeded_by(&self) -> anyhow::Result<u64> {
+        Ok(own_usage()?.peak_rss_bytes.saturating_sub(self.rss_bytes))
+    }
+}
+
+/// CPU time of a process and of its children, those that have ended included.
+pub fn family_cpu(pid: u32) -> Option<Duration> {
+    let stats = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
+        let is_process = entry.file_name().to_str()?.parse::<u32>().is_ok();
+        is_process.then(|| std::fs::read_to_string(entry.path().join("stat")).ok()).flatten()
+    });
+    let children: Duration =
+        stats.filter(|stat| parent_of(stat) == Some(pid)).filter_map(|s| cpu_of(&s)).sum();
+    let own = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(children + cpu_of(&own)? + ended_children_of(&own)?)
 }
 
 /// What this process has used.
@@ -63,17 +97,33 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// User and system time: the 14th and 15th field, counted from behind the name, which may hold anything.
-fn cpu_of(stat: &str) -> Option<Duration> {
+/// A field of /proc/PID/stat by its number; counted from behind the name, which may hold anything.
+fn field_of(stat: &str, number: usize) -> Option<u64> {
     let (_, behind_name) = stat.rsplit_once(')')?;
-    let mut fields = behind_name.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(Duration::from_millis((user + system) * 1_000 / TICKS_PER_SECOND))
+    behind_name.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
-fn peak_rss_of(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn ticks_of(stat: &str, user: usize) -> Option<Duration> {
+    let ticks = field_of(stat, user)? + field_of(stat, user + 1)?;
+    Some(Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND))
+}
+
+/// User and system time.
+fn cpu_of(stat: &str) -> Option<Duration> {
+    ticks_of(stat, 14)
+}
+
+/// User and system time of children that have ended and were waited for.
+fn ended_children_of(stat: &str) -> Option<Duration> {
+    ticks_of(stat, 16)
+}
+
+fn parent_of(stat: &str) -> Option<u32> {
+    u32::try_from(field_of(stat, 4)?).ok()
+}
+
+fn bytes_of(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1_024)
 }
@@ -95,16 +145,16 @@ mod tests {
     fn cpu_time_is_found_behind_any_name() {
         let stat = "4242 (a) name (x) S 1 4242 4242 0 -1 4194560 900 0 12 0 250 130 0 0 20 0 9 0 8812 1 2";
         assert_eq!(cpu_of(stat), Some(Duration::from_millis(3_800)));
+        assert_eq!(ended_children_of(stat), Some(Duration::ZERO));
+        assert_eq!(parent_of(stat), Some(1));
         assert_eq!(cpu_of("4242 (a) S 1"), None);
     }
 
     #[test]
-    fn peak_memory_is_read_in_bytes() {
-        assert_eq!(
-            peak_rss_of("Name:\tx\nVmPeak:\t  99 kB\nVmHWM:\t   20 kB\nVmRSS:\t 10 kB\n"),
-            Some(20_480)
-        );
-        assert_eq!(peak_rss_of("Name:\tkthreadd\n"), None);
+    fn memory_is_read_in_bytes() {
+        let status = "Name:\tx\nVmPeak:\t  99 kB\nVmHWM:\t   20 kB\nVmRSS:\t 10 kB\n";
+        assert_eq!((bytes_of(status, "VmHWM:"), bytes_of(status, "VmRSS:")), (Some(20_480), Some(10_240)));
+        assert_eq!(bytes_of("Name:\tkthreadd\n", "VmHWM:"), None);
     }
 
     #[test]
