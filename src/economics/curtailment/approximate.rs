@@ -20,7 +20,8 @@ pub(super) struct Approximate<'a> {
     pub(super) classes: Vec<Class>,
     pub(super) cap: Vec<f64>,
     pub(super) floor: Vec<f64>,
-    pub(super) ramp: f64,
+    /// Into each step.
+    pub(super) ramp: Vec<f64>,
     pub(super) power_before: f64,
 }
 
@@ -55,7 +56,7 @@ impl<'a> Approximate<'a> {
             classes: model.units.iter().map(class).collect(),
             cap: model.cap.iter().map(|cap| limit(*cap)).collect(),
             floor: model.floor.iter().map(|floor| *floor as f64).collect(),
-            ramp: limit(model.ramp),
+            ramp: (0..model.steps).map(|t| limit(model.ramp_into(t))).collect(),
             power_before: float(model.power_before),
             model,
         }
@@ -81,9 +82,9 @@ impl<'a> Approximate<'a> {
             if self.floor[t] > 0.0 {
                 excess.floor[t] = self.floor[t] - load.online[t];
             }
-            if self.ramp.is_finite() {
-                excess.rise[t] = power - before - self.ramp;
-                excess.fall[t] = before - power - self.ramp;
+            if self.ramp[t].is_finite() {
+                excess.rise[t] = power - before - self.ramp[t];
+                excess.fall[t] = before - power - self.ramp[t];
             }
             before = power;
         }

@@ -116,7 +116,7 @@ impl<'a> Response<'a> {
 
     /// What the ramp costs for a change into step `t`.
     fn jump(&self, t: usize, change: f64) -> f64 {
-        let ramp = self.site.ramp;
+        let ramp = self.site.ramp[t];
         if !ramp.is_finite() {
             return 0.0;
         }

@@ -71,7 +71,8 @@ impl Greedy<'_> {
         }
         // Stable: of one class, those that run keep running.
         free.sort_by_key(|group| (model.units[group.cohort.unit].rank, !group.was_on));
-        let most = [model.cap[t], model.ramp.map(|ramp| power_before + ramp)].into_iter().flatten().min();
+        let ramp = model.ramp_into(t);
+        let most = [model.cap[t], ramp.map(|ramp| power_before + ramp)].into_iter().flatten().min();
         let room = |site: &Self| most.map_or(i128::MAX, |most| most - site.power);
         let wanted = |site: &Self, group: &Group| {
             let unit = &model.units[group.cohort.unit];
@@ -84,7 +85,7 @@ impl Greedy<'_> {
         };
         let falling = |site: &Self, group: &Group| {
             let unit = &model.units[group.cohort.unit];
-            let least = model.ramp.map_or(0, |ramp| power_before - ramp);
+            let least = ramp.map_or(0, |ramp| power_before - ramp);
             let power = unit.power.max(1);
             if group.was_on { (least - site.power + power - 1) / power } else { 0 }
         };

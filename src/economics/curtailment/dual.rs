@@ -172,7 +172,10 @@ mod tests {
                 (step.cap_kw, step.min_online_share) = (Some(d("4")), d("0.25"));
             }
             let model = Model::new(&site).expect("in range");
-            let prices = prices(&mut dice, model.steps);
+            let mut prices = prices(&mut dice, model.steps);
+            if model.ramp_into(0).is_none() {
+                (prices.rise[0], prices.fall[0]) = (0.0, 0.0);
+            }
             let proven = float(FixedPrices::new(&model, &prices).bound(&model).expect("small numbers"));
             let searched = relax(&Approximate::new(&model), &prices).bound;
             assert!((proven - searched).abs() < 1e-6, "{proven} is not {searched}");

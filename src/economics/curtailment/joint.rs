@@ -177,7 +177,7 @@ impl Expansion<'_> {
                     steps_on: on,
                 };
         }
-        if model.over(self.t, power, online) > 0 || model.jump(power - power_before) > 0 {
+        if model.over(self.t, power, online) > 0 || model.jump(self.t, power - power_before) > 0 {
             return;
         }
         if self.reached.get(&state).is_none_or(|other| score > other.score) {

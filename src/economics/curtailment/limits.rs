@@ -75,8 +75,8 @@ impl FixedPrices {
         Self {
             cap: whole(&prices.cap, &|t| model.cap[t].is_some()),
             floor: whole(&prices.floor, &|t| model.floor[t] > 0),
-            rise: whole(&prices.rise, &|_| model.ramp.is_some()),
-            fall: whole(&prices.fall, &|_| model.ramp.is_some()),
+            rise: whole(&prices.rise, &|t| model.ramp_into(t).is_some()),
+            fall: whole(&prices.fall, &|t| model.ramp_into(t).is_some()),
         }
     }
 
@@ -103,7 +103,7 @@ impl FixedPrices {
             sum = sum
                 .checked_add(self.cap[t].checked_mul(model.cap[t].unwrap_or(0))?)?
                 .checked_sub(self.floor[t].checked_mul(model.floor[t].checked_mul(ONE)?)?)?
-                .checked_add(change.checked_mul(model.ramp.unwrap_or(0))?)?;
+                .checked_add(change.checked_mul(model.ramp_into(t).unwrap_or(0))?)?;
         }
         if let (Some(rise), Some(fall)) = (self.rise.first(), self.fall.first()) {
             sum = sum.checked_add((rise - fall).checked_mul(model.power_before)?)?;

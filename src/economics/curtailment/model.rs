@@ -42,7 +42,7 @@ pub(super) struct Model {
     pub(super) cap: Vec<Option<i128>>,
     /// Miners that must be on per step.
     pub(super) floor: Vec<i128>,
-    /// Largest change of power between two steps; one that can never bind is `None`.
+    /// Largest change of power between two steps; one that can never bind is `None`. See [`Model::ramp_into`].
     pub(super) ramp: Option<i128>,
     pub(super) power_before: i128,
     /// Power of one miner in the mean: what a missing miner weighs against power over the cap.
@@ -207,7 +207,7 @@ impl Model {
         let mut before = self.power_before;
         let mut sum = 0;
         for t in 0..self.steps {
-            sum += self.over(t, load.power[t], load.online[t]) + self.jump(load.power[t] - before);
+            sum += self.over(t, load.power[t], load.online[t]) + self.jump(t, load.power[t] - before);
             before = load.power[t];
         }
         sum
@@ -219,9 +219,17 @@ impl Model {
         cap + (self.floor[t] - online).max(0) * self.mean_power
     }
 
-    /// Change of power over the ramp.
-    pub(super) fn jump(&self, change: i128) -> i128 {
-        self.ramp.map_or(0, |ramp| (change.abs() - ramp).max(0))
+    /// Largest change of power into step `t`. A site that may not draw what runs before the first step cannot have drawn
+    /// it: the change into that step is then free, or cap and ramp would contradict each other.
+    pub(super) fn ramp_into(&self, t: usize) -> Option<i128> {
+        let unknown =
+            t == 0 && self.cap.first().is_some_and(|cap| cap.is_some_and(|cap| self.power_before > cap));
+        self.ramp.filter(|_| !unknown)
+    }
+
+    /// Change of power over the ramp, into step `t`.
+    pub(super) fn jump(&self, t: usize, change: i128) -> i128 {
+        self.ramp_into(t).map_or(0, |ramp| (change.abs() - ramp).max(0))
     }
 
     /// What a schedule is worth, start costs paid.

@@ -89,8 +89,8 @@ impl<'a> Repair<'a> {
                 if model.ramp.is_none() {
                     return [[merit(off, 0), merit(on, stay - start_cost)], [merit(off, 0), merit(on, stay)]];
                 }
-                let same = model.jump(change);
-                let (rise, fall) = (model.jump(change + power), model.jump(change - power));
+                let same = model.jump(t, change);
+                let (rise, fall) = (model.jump(t, change + power), model.jump(t, change - power));
                 [
                     [merit(off - same, 0), merit(on - rise, stay - start_cost)],
                     [merit(off - fall, 0), merit(on - same, stay)],

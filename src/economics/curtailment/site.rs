@@ -73,7 +73,8 @@ pub struct Site {
     /// Every class of miners behind the meter.
     pub classes: Vec<MinerClass>,
     /// Most the site's power may change from one step to the next, kW, >= 0; into the first step it counts from the
-    /// power before the horizon. `None` without a limit.
+    /// power before the horizon, unless that is above the first cap: then it cannot have been drawn. `None` without a
+    /// limit.
     #[serde(default)]
     pub ramp_kw: Option<Decimal>,
 }

@@ -191,6 +191,22 @@ fn a_ramp_counts_from_the_power_before() {
     assert_eq!(online, [6, 2, 0, 0]);
 }
 
+/// 21 kW cannot have run under a cap of 8: the change into the first step is free, those behind it are not.
+#[test]
+fn a_cap_under_what_runs_before_does_not_contradict_the_ramp() {
+    for miners in [6, 600] {
+        let mut steps = hours(&["0.05", "0.05", "0.05", "0.10"]);
+        for step in &mut steps {
+            step.cap_kw = Some(Decimal::from(miners * 4 / 3));
+        }
+        let site = Site { steps, classes: vec![MinerClass { miners, ..s21() }], ramp_kw: Some(d("0")) };
+        let plan = curtailment_plan(&site).expect("feasible");
+        let online: Vec<_> = plan.rows.iter().map(|row| row.miners_online).collect();
+        assert_eq!(online, [u64::from(miners) * 8 / 21; 4], "up to the cap, and no change from there");
+        assert_eq!(plan.greedy_usd, Some(plan.value_usd));
+    }
+}
+
 #[test]
 fn limits_that_contradict_each_other_are_proven_to() {
     let mut steps = hours(&["0.05"]);
