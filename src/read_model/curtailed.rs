@@ -73,11 +73,12 @@ struct OptimumRow {
 }
 
 impl OptimumRow {
-    /// When machines of a class are off. An optimum says how many machines of a class run, not which: while one of them is
-    /// off, all of them may be.
-    fn off(&self, class: usize) -> Vec<Off> {
-        let of_class = self.groups.iter().filter(|group| group.class == class);
-        of_class.flat_map(|group| self.ending.held(self.between_runs(group))).collect()
+    /// When a miner may be off. An optimum says how many machines of a class run, not which: while one of them is off, all of
+    /// them may be.
+    fn off(&self, candidate: &Candidate<'_>) -> Vec<Off> {
+        let classes = self.classes_of(candidate);
+        let of_classes = self.groups.iter().filter(|group| classes.contains(&group.class));
+        of_classes.flat_map(|group| self.ending.held(self.between_runs(group))).collect()
     }
 
     fn between_runs(&self, group: &Group) -> Vec<Off> {
@@ -86,11 +87,12 @@ impl OptimumRow {
         ends.zip(starts).filter(|(from, to)| from < to).map(|(from, to)| Off { from, to }).collect()
     }
 
-    fn class_of(&self, candidate: &Candidate<'_>) -> Option<usize> {
+    /// The classes that a miner may be in: there may be several of one model and hashrate that differ in their power.
+    fn classes_of(&self, candidate: &Candidate<'_>) -> Vec<usize> {
         let model = normalise(candidate.model);
         let same =
             |class: &Class| class.hashrate_ths == candidate.hashrate_ths && normalise(&class.model) == model;
-        self.classes.iter().position(same)
+        (0..).zip(self.classes.iter()).filter_map(|(n, class)| same(class).then_some(n)).collect()
     }
 }
 
@@ -130,7 +132,7 @@ macro_rules! plans {
 const CUTS: &str = plans!(
     "c.miner_id",
     " cross join lateral jsonb_to_recordset(p.detail -> 'miners') as c (miner_id uuid)",
-    "p.kind = 'cut' and c.miner_id = any($1)"
+    "p.kind = 'cut' and (p.all_users or p.owner_id = any($3)) and c.miner_id = any($1)"
 );
 const OPTIMA: &str = plans!(
     "p.owner_id, p.detail -> 'classes' as classes, p.detail -> 'groups' as groups",
@@ -150,7 +152,8 @@ pub async fn off(
     owners.sort_unstable();
     owners.dedup();
     let mut off: HashMap<Uuid, Vec<Off>> = HashMap::new();
-    let cuts: Vec<CutRow> = sqlx::query_as(CUTS).bind(&ids).bind(since).fetch_all(&mut *conn).await?;
+    let cuts: Vec<CutRow> =
+        sqlx::query_as(CUTS).bind(&ids).bind(since).bind(&owners).fetch_all(&mut *conn).await?;
     for CutRow { miner_id, starts_at, ending } in cuts {
         let whole = Off { from: starts_at, to: ending.ends_at };
         off.entry(miner_id).or_default().extend(ending.held(vec![whole]));
@@ -170,10 +173,10 @@ pub async fn off(
     }
     for miner in miners {
         let of_plans = optima.iter().filter(|plan| plan.owner_id == *miner.owner);
-        let of_plans = of_plans.flat_map(|plan| plan.class_of(miner).map(|class| plan.off(class)));
+        let of_plans = of_plans.flat_map(|plan| plan.off(miner));
         let of_strikes = strikes.iter().filter(|strike| strike.owner_id == *miner.owner);
         let of_strikes = of_strikes.filter_map(StrikeRow::off);
-        let held: Vec<Off> = of_plans.flatten().chain(of_strikes).collect();
+        let held: Vec<Off> = of_plans.chain(of_strikes).collect();
         if !held.is_empty() {
             off.entry(miner.id).or_default().extend(held);
         }
@@ -222,18 +225,19 @@ mod tests {
             miners: 1,
             runs: runs.iter().map(|(from, to)| Run { from: at(*from), to: at(*to) }).collect(),
         };
-        let class = |model: &str, ths: i64| Class {
+        let class = |model: &str, ths: i64, power_w: i64| Class {
             model: model.to_owned(),
             miners: 2,
             hashrate_ths: Decimal::from(ths),
-            power_w: Decimal::from(3_500),
+            power_w: Decimal::from(power_w),
             strike_usd_mwh: Decimal::from(90),
         };
-        let groups = vec![group(0, &[(0, 4), (6, 10)]), group(0, &[(0, 10)]), group(1, &[])];
+        let groups =
+            vec![group(0, &[(0, 4), (6, 10)]), group(0, &[(0, 10)]), group(1, &[]), group(2, &[(1, 10)])];
         let plan = OptimumRow {
             owner_id: "ann".parse().expect("a user"),
             starts_at: at(0),
-            classes: Json(vec![class("S21", 200), class("S19", 100)]),
+            classes: Json(vec![class("S21", 200, 3_500), class("S19", 100, 3_500), class("S21", 200, 3_000)]),
             groups: Json(groups),
             ending: ending(false, Some(11)),
         };
@@ -243,9 +247,9 @@ mod tests {
             model,
             hashrate_ths: Decimal::from(ths),
         };
-        assert_eq!(plan.class_of(&candidate("Antminer S21", 200)), Some(0));
-        assert_eq!(plan.class_of(&candidate("S21", 210)), None);
-        assert_eq!(plan.off(0), [off(4, 6)]);
-        assert_eq!(plan.off(1), [off(0, 11)]);
+        // Two classes of one model and hashrate: which of them it is nobody can say.
+        assert_eq!(plan.off(&candidate("Antminer S21", 200)), [off(4, 6), off(0, 1)]);
+        assert_eq!(plan.off(&candidate("S19", 100)), [off(0, 11)]);
+        assert_eq!(plan.off(&candidate("S21", 210)), []);
     }
 }
