@@ -2,6 +2,7 @@
 //! Promises that an answer to `after` holds the event, whatever the cache holds, and that other users are for admins.
 //! Called by the handlers of read models.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use axum::body::Body;
@@ -81,26 +82,34 @@ pub(super) fn answer(data: &str, metadata: Metadata) -> Response {
     response
 }
 
-/// {data, metadata} of a row whose age is told when it is read: what `old` says of it joins its `warnings`.
+/// {data, metadata} of a row whose age is told when it is read, see [`aged`].
 pub(super) fn dated<'a, T: Deserialize<'a>>(
     entry: &'a Entry,
     metadata: Metadata,
     old: impl FnOnce(T) -> Vec<String>,
 ) -> Result<Response, Problem> {
-    let old = old(part(entry)?);
+    Ok(answer(&aged(entry, old)?, metadata))
+}
+
+/// The text of a row, with what `old` says of its age at this moment among its `warnings`.
+pub(super) fn aged<'a, T: Deserialize<'a>>(
+    entry: &'a Entry,
+    old: impl FnOnce(T) -> Vec<String>,
+) -> Result<Cow<'a, str>, Problem> {
+    let old = old(part(&entry.json)?);
     if old.is_empty() {
-        return Ok(answer(&entry.json, metadata));
+        return Ok(Cow::Borrowed(&entry.json));
     }
-    let mut data: Value = part(entry)?;
+    let mut data: Value = part(&entry.json)?;
     if let Some(warnings) = data.get_mut("warnings").and_then(Value::as_array_mut) {
         warnings.extend(old.into_iter().map(Value::from));
     }
-    Ok(answer(&data.to_string(), metadata))
+    Ok(Cow::Owned(data.to_string()))
 }
 
 /// A part of what was stored in the cache.
-pub(super) fn part<'a, T: Deserialize<'a>>(entry: &'a Entry) -> Result<T, Problem> {
-    serde_json::from_str(&entry.json).map_err(|error| {
+pub(super) fn part<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Problem> {
+    serde_json::from_str(json).map_err(|error| {
         error!(%error, "a cached row cannot be read");
         Problem::internal()
     })

@@ -254,7 +254,8 @@ pub fn stale(
         .collect()
 }
 
-/// The newest prices of a market that reach into a time.
+/// The newest prices of a market for a horizon, from the step that holds its beginning. How old they are is told by those
+/// that reach into the horizon: what settles the hour before it says nothing of what is ahead.
 pub async fn prices(
     conn: &mut PgConnection,
     market: &str,
@@ -263,7 +264,7 @@ pub async fn prices(
 ) -> Result<Prices, sqlx::Error> {
     let rows: Vec<(i64, i32, Decimal, DateTime<Utc>)> = sqlx::query_as(
         "select extract(epoch from starts_at)::bigint, seconds, price_usd_mwh, received_at from power_price_newest \
-         where market = $1 and starts_at > $2 - interval '1 hour' and starts_at < $3 \
+         where market = $1 and starts_at > $2 - interval '2 hours' and starts_at < $3 \
          order by received_at, reception_id",
     )
     .bind(market)
@@ -271,8 +272,13 @@ pub async fn prices(
     .bind(to)
     .fetch_all(conn)
     .await?;
+    let reaches = |start: i64, seconds: i32| start + i64::from(seconds) > from.timestamp();
     Ok(Prices {
-        as_of: rows.last().map(|(.., received_at)| *received_at),
+        as_of: rows
+            .iter()
+            .rev()
+            .find(|(start, seconds, ..)| reaches(*start, *seconds))
+            .map(|(.., received_at)| *received_at),
         intervals: rows
             .into_iter()
             .map(|(start, seconds, price_usd_mwh, _)| PriceInterval {

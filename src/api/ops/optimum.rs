@@ -78,7 +78,7 @@ pub(super) async fn of_request(
     input.finish().map_err(Problem::invalid)?;
     let market = if given { None } else { settings.market.clone() };
     if let Some(market) = &market {
-        prices = optimum::prices(tx.conn(), market, from - TimeDelta::hours(1), to).await?;
+        prices = optimum::prices(tx.conn(), market, from, to).await?;
     }
     let mut fleets = optimum::fleets(tx.conn(), &[&user]).await?;
     let network = newest_snapshot(tx.conn()).await?;

@@ -3,10 +3,12 @@
 //! Called by the router.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
+use tracing::error;
 
 use super::Api;
 use crate::api::auth::{Allowed, OpsRead};
@@ -21,7 +23,7 @@ use crate::identifier::{TenantId, UserId};
 use crate::read_model::optimum::{self, Row};
 use crate::read_model::schedule::{self, GROUP, KINDS, ScheduleView};
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 13] = [
     "start",
     "seconds",
     "price_usd_mwh",
@@ -32,6 +34,9 @@ const COLUMNS: [&str; 10] = [
     "power_cost_usd",
     "revenue_usd",
     "start_cost_usd",
+    "prices_as_of",
+    "network_as_of",
+    "warnings",
 ];
 
 impl View for ScheduleView {
@@ -61,17 +66,21 @@ impl View for ScheduleView {
 /// What the age of a schedule is told from.
 #[derive(Deserialize)]
 struct Dated {
-    prices_as_of: Option<chrono::DateTime<chrono::Utc>>,
-    network_as_of: Option<chrono::DateTime<chrono::Utc>>,
+    prices_as_of: Option<DateTime<Utc>>,
+    network_as_of: Option<DateTime<Utc>>,
 }
 
-/// The rows of a schedule.
+/// The rows of a schedule, and what is to be known of all of them.
 #[derive(Deserialize)]
 struct Table {
     rows: Vec<Row>,
+    prices_as_of: Option<DateTime<Utc>>,
+    network_as_of: Option<DateTime<Utc>>,
+    warnings: Vec<String>,
 }
 
-/// GET /api/ops/schedule?user_id=&after=&wait=&format=: {data, metadata}, or its rows as CSV.
+/// GET /api/ops/schedule?user_id=&after=&wait=&format=: {data, metadata}, or its rows as CSV, with `x-warnings` where there
+/// are none to carry the warnings.
 pub(super) async fn get(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<OpsRead>,
@@ -80,13 +89,28 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     let format = Format::of(&params, &headers)?;
     let (entry, metadata) = cached::read::<ScheduleView>(&api, who, &params).await?;
-    if format == Format::Csv {
-        let Table { rows } = cached::part(&entry)?;
-        return csv::table("attachment; filename=\"schedule.csv\"", &COLUMNS, rows.into_iter().map(cells));
+    let now = api.db.now();
+    let old = |dated: Dated| optimum::stale(now, dated.prices_as_of, dated.network_as_of);
+    match format {
+        Format::Json => cached::dated(&entry, metadata, old),
+        Format::Csv => table(cached::part(&cached::aged(&entry, old)?)?),
     }
-    cached::dated(&entry, metadata, |Dated { prices_as_of, network_as_of }| {
-        optimum::stale(api.db.now(), prices_as_of, network_as_of)
-    })
+}
+
+fn table(table: Table) -> Result<Response, Problem> {
+    let warnings = table.warnings.join(" ");
+    let is_empty = table.rows.is_empty();
+    let of_all = [table.prices_as_of.into(), table.network_as_of.into(), warnings.as_str().into()];
+    let lines = table.rows.into_iter().map(|row| [cells(row), of_all.to_vec()].concat());
+    let mut response = csv::table("attachment; filename=\"schedule.csv\"", &COLUMNS, lines)?;
+    if is_empty {
+        let warnings = HeaderValue::try_from(warnings).map_err(|error| {
+            error!(%error, "the warnings of a schedule cannot be sent");
+            Problem::internal()
+        })?;
+        response.headers_mut().insert("x-warnings", warnings);
+    }
+    Ok(response)
 }
 
 fn cells(row: Row) -> Vec<Cell> {

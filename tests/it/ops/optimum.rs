@@ -92,6 +92,9 @@ async fn what_is_missing_or_old_is_named() {
     assert_eq!(warnings(json!({})).await["warnings"], json!([]));
     db.execute("update power_price set received_at = received_at - interval '2 minutes'").await;
     assert_eq!(warnings(json!({})).await["warnings"], json!(["prices-stale"]));
+    // What settles the hour before makes those ahead no younger.
+    receive(&api, start - TimeDelta::hours(1), 300, &[40; 12]).await;
+    assert_eq!(warnings(json!({})).await["warnings"], json!(["prices-stale"]));
     db.execute("update network_snapshots set observed_at = observed_at - interval '31 minutes'").await;
     let old = warnings(json!({})).await;
     assert_eq!(old["warnings"], json!(["prices-stale", "snapshot-stale"]));
@@ -121,6 +124,10 @@ async fn limits_hold_and_contradictions_are_named() {
     let capped = optimum(&api, json!({"prices": cheap, "cap_kw": 8})).await.expect(200).body["data"].clone();
     assert_eq!(online(&capped), [2; 6], "the cap leaves room for two of six");
     assert_eq!((&capped["always_on_usd"], &capped["classes"][0]["miners"]), (&Value::Null, &json!(6)));
+    // 21 kW cannot have run under that cap: the ramp does not lead from there.
+    let ramped = json!({"prices": cheap, "cap_kw": 8, "ramp_kw": 5});
+    let ramped = optimum(&api, ramped).await.expect(200).body["data"].clone();
+    assert_eq!((online(&ramped), &ramped["warnings"]), (vec![2; 6], &json!([])));
     let held = json!({"prices": cheap, "cap_kw": 8, "min_online_share": 1});
     let none = optimum(&api, held).await.expect(200).body["data"].clone();
     assert_eq!((&none["warnings"], &none["value_usd"]), (&json!(["limits-contradict"]), &Value::Null));

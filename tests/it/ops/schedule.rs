@@ -172,7 +172,19 @@ async fn a_schedule_grows_old_while_it_lies_in_the_cache() {
         assert!(lines[0].starts_with("start,seconds,price_usd_mwh"));
         let first: Vec<&str> = lines[1].split(',').collect();
         assert_eq!((json!(first[0]), first[2], first[4]), (young["starts_at"].clone(), "-50", "1"));
+        // Whoever reads the table alone learns how old it is as well.
+        assert!(lines[0].ends_with(",prices_as_of,network_as_of,warnings"));
+        for line in &lines[1..] {
+            let cells: Vec<&str> = line.split(',').collect();
+            assert_eq!(json!(cells[10]), old.body["data"]["prices_as_of"]);
+            assert_eq!((json!(cells[11]), cells[12]), (young["network_as_of"].clone(), "prices-stale"));
+        }
     }
+    let path = "/api/ops/schedule?format=csv&user_id=bob";
+    let request = api.client.get(api.url(path)).bearer_auth(api.admin_token());
+    let empty = request.send().await.expect("an answer");
+    assert_eq!(empty.headers()["x-warnings"], "no-market");
+    assert_eq!(empty.text().await.expect("text").lines().count(), 1, "a row cannot carry it");
     api.get("/api/ops/schedule?format=xml").await.expect(400);
     api.get("/api/ops/schedule?user_id=bob").await.expect(403);
     let blind = api.token_with(&["ops:plan"]);
