@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -191,11 +192,19 @@ pub async fn leave(
     .map(drop)
 }
 
-/// Whose schedule was left longest.
-pub async fn left_longest(conn: &mut PgConnection) -> Result<Option<UserId>, sqlx::Error> {
-    sqlx::query_scalar("select user_id from ops_schedule_due order by since, user_id limit 1")
-        .fetch_optional(conn)
-        .await
+/// The moment, by the clock that dates what is left.
+pub async fn moment(conn: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(conn).await
+}
+
+/// Whose schedule was left longest, of those left by a moment.
+pub async fn left_longest(conn: &mut PgConnection, by: DateTime<Utc>) -> Result<Option<UserId>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select user_id from ops_schedule_due where since <= $1 order by since, user_id limit 1",
+    )
+    .bind(by)
+    .fetch_optional(conn)
+    .await
 }
 
 /// The event that a schedule was left with.
@@ -206,12 +215,18 @@ pub async fn left_with(conn: &mut PgConnection, owner: &UserId) -> Result<Option
         .await
 }
 
-/// A schedule that was left is computed, unless another event has asked for it meanwhile.
+/// A schedule that was left is computed; if another event has asked for it meanwhile, it is left anew.
 pub async fn caught_up(conn: &mut PgConnection, owner: &UserId, event_id: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query("delete from ops_schedule_due where user_id = $1 and event_id = $2")
+    let deleted = sqlx::query("delete from ops_schedule_due where user_id = $1 and event_id = $2")
         .bind(owner)
         .bind(event_id)
-        .execute(conn)
-        .await
-        .map(drop)
+        .execute(&mut *conn)
+        .await?;
+    if deleted.rows_affected() == 0 {
+        sqlx::query("update ops_schedule_due set since = clock_timestamp() where user_id = $1")
+            .bind(owner)
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
 }

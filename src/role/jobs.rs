@@ -27,7 +27,7 @@ pub fn all(config: &Config, cache: &Arc<Cache>) -> Vec<Arc<dyn Job>> {
         Arc::new(DeliveryRetention),
         Arc::new(PlanClock),
         Arc::new(StrikeAutomation),
-        Arc::new(LeftSchedules { assumptions: assumptions.clone(), cache: Arc::clone(cache) }),
+        Arc::new(LeftSchedules::new(assumptions.clone(), Arc::clone(cache))),
         Arc::new(PriceRetention),
         Arc::new(SilentMiners { assumptions }),
         Arc::new(NewDay),

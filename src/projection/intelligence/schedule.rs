@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use tracing::warn;
 use uuid::Uuid;
@@ -54,9 +54,8 @@ impl Wanted {
         }
     }
 
-    /// The users with settings that the batch concerns, each with one of the events that do: up to `most` to be computed at
-    /// once, first those whom an event names, and the others.
-    async fn concerned(&self, conn: &mut PgConnection, most: usize) -> Result<[Asked; 2], sqlx::Error> {
+    /// The users with settings that the batch concerns, each with one of the events that do; first those whom an event names.
+    async fn concerned(&self, conn: &mut PgConnection) -> Result<Vec<(UserId, Uuid)>, sqlx::Error> {
         let wanted = schedule_write::Wanted {
             all: self.all.is_some(),
             owners: self.owners.keys().cloned().collect(),
@@ -72,13 +71,22 @@ impl Wanted {
             .filter_map(|(owner, market)| Some((owner.clone(), cause(&owner, market)?)))
             .collect();
         asked.sort_by_key(|(owner, _)| !self.owners.contains_key(owner));
-        let left = asked.split_off(most.min(asked.len()));
-        Ok([asked, left].map(|owners| owners.into_iter().collect()))
+        Ok(asked)
     }
 }
 
-/// Whose schedules are asked for, each with the event that does.
-type Asked = BTreeMap<UserId, Uuid>;
+/// How many of the schedules that each tenant asks for are computed at once: an equal part of the room each, and of what some
+/// leave more for the others.
+fn shared(asked: &[usize], mut room: usize) -> Vec<usize> {
+    let mut shares = vec![0; asked.len()];
+    let mut modest_first: Vec<usize> = (0..asked.len()).collect();
+    modest_first.sort_by_key(|tenant| asked[*tenant]);
+    for (n, tenant) in modest_first.into_iter().enumerate() {
+        let share = asked[tenant].min(room.div_ceil(asked.len() - n));
+        (shares[tenant], room) = (share, room - share);
+    }
+    shares
+}
 
 #[async_trait]
 impl EventHandler for ScheduleHandler {
@@ -105,13 +113,22 @@ impl EventHandler for ScheduleHandler {
         for event in events.iter().filter(|e| self.consumes(&e.kind)) {
             by_tenant.entry(&event.tenant_id).or_default().note(event);
         }
-        let (mut dirty, mut room) = (Vec::new(), AT_ONCE);
+        let mut asked = Vec::with_capacity(by_tenant.len());
         for (tenant, wanted) in by_tenant {
             let mut tx = tx.within(tenant).await?;
-            let [at_once, left] = wanted.concerned(tx.conn(), room).await?;
-            room -= at_once.len();
+            asked.push((tenant, wanted.concerned(tx.conn()).await?));
+        }
+        let shares = shared(&asked.iter().map(|(_, owners)| owners.len()).collect::<Vec<_>>(), AT_ONCE);
+        let mut dirty = Vec::new();
+        for ((tenant, mut owners), share) in asked.into_iter().zip(shares) {
+            let left: BTreeMap<UserId, Uuid> = owners.split_off(share).into_iter().collect();
+            let at_once: BTreeMap<UserId, Option<Uuid>> =
+                owners.into_iter().map(|(owner, event)| (owner, Some(event))).collect();
+            if at_once.is_empty() && left.is_empty() {
+                continue;
+            }
+            let mut tx = tx.within(tenant).await?;
             if !at_once.is_empty() {
-                let at_once = at_once.into_iter().map(|(owner, event)| (owner, Some(event))).collect();
                 dirty.extend(recompute(&mut tx, &self.assumptions, &at_once).await?);
             }
             if !left.is_empty() {
@@ -136,15 +153,17 @@ impl EventHandler for ScheduleHandler {
     }
 }
 
-/// Computes the schedule that was left longest in this tenant; nothing if none is left.
+/// Computes the schedule that was left longest in this tenant, of those left by a moment; nothing if there is none. One that
+/// is asked for again meanwhile is left anew.
 ///
 /// # Errors
 /// A statement that failed; the transaction must be rolled back.
 pub async fn compute_left(
     tx: &mut TenantTx,
     assumptions: &Assumptions,
+    by: DateTime<Utc>,
 ) -> Result<Option<Vec<Dirty>>, HandlerError> {
-    let Some(owner) = schedule_write::left_longest(tx.conn()).await? else { return Ok(None) };
+    let Some(owner) = schedule_write::left_longest(tx.conn(), by).await? else { return Ok(None) };
     let tenant = tx.tenant().clone();
     // Before anything is read, as everybody who computes it: an event that asks for it later leaves it again.
     schedule_write::lock(tx.conn(), &tenant, std::iter::once(&owner)).await?;
@@ -182,7 +201,7 @@ async fn recompute<T: Tenanted>(
             Some(market) => match prices.get(market) {
                 Some(known) => known.clone(),
                 None => {
-                    let read = optimum::prices(conn, market, now - TimeDelta::hours(1), to).await?;
+                    let read = optimum::prices(conn, market, now, to).await?;
                     prices.entry(market.clone()).or_insert(read).clone()
                 }
             },
@@ -216,7 +235,6 @@ async fn recompute<T: Tenanted>(
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use serde_json::json;
 
     use super::*;
@@ -233,6 +251,23 @@ mod tests {
             data,
             text: String::new(),
         }
+    }
+
+    #[test]
+    fn tenants_share_the_room() {
+        for (asked, expected) in [
+            (vec![], vec![]),
+            (vec![20], vec![16]),
+            (vec![20, 1], vec![15, 1]),
+            (vec![20, 20, 2], vec![7, 7, 2]),
+            (vec![3, 4], vec![3, 4]),
+            (vec![5, 9, 0, 5, 5], vec![4, 4, 0, 4, 4]),
+        ] {
+            assert_eq!(shared(&asked, AT_ONCE), expected, "{asked:?}");
+        }
+        // More of them than there is room: none is refused for good, what is left the job computes.
+        let many = shared(&[1; 20], AT_ONCE);
+        assert_eq!((many.iter().sum::<usize>(), many.iter().max()), (AT_ONCE, Some(&1)));
     }
 
     #[test]

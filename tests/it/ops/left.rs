@@ -1,6 +1,7 @@
 //! Schedules that a batch leaves to the job: which, what a reader is told meanwhile, and that none is forgotten.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashinsight::economics::Assumptions;
 use hashinsight::event::Event;
@@ -8,14 +9,13 @@ use hashinsight::identifier::TenantId;
 use hashinsight::jobs::{Job, Progress, Run};
 use hashinsight::projection::Row;
 use hashinsight::read_model::schedule::GROUP;
-use hashinsight::read_model::schedule_write;
 use hashinsight::role::schedules::LeftSchedules;
 use reqwest::Method;
 use serde_json::json;
 
 use super::schedule::{apply, events};
 use super::{MARKET, receive, this_hour};
-use crate::support::{TestApi, TestDb, problem, service, settings};
+use crate::support::{TestApi, TestDb, problem, service, settings, until};
 
 /// A network snapshot concerns every user of a tenant: a transaction computes so many schedules, the job the others.
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn what_a_batch_leaves_the_job_computes() {
     const AT_ONCE: usize = 16;
     let db = TestDb::with(settings(&[("REDIS_URL", &service("REDIS_URL"))])).await;
     let api = TestApi::start(&db).await;
-    let job = LeftSchedules { assumptions: Assumptions::default(), cache: Arc::clone(&api.cache) };
+    let job = job(&api);
     let admin = api.admin_token();
     let users: Vec<String> = (1..=AT_ONCE + 4).map(|n| format!("u{n:02}")).collect();
     for user in &users {
@@ -71,39 +71,86 @@ async fn what_a_batch_leaves_the_job_computes() {
     read("u19", &after).await.expect(200);
 }
 
+/// Leaves the schedule of everybody with settings, as a batch does.
+const LEAVE: &str = "insert into ops_schedule_due (tenant_id, user_id, event_id, since) \
+     select tenant_id, owner_id, gen_random_uuid(), clock_timestamp() from ops_settings \
+     on conflict (tenant_id, user_id) do update set event_id = excluded.event_id";
+
 /// An event that asks for a schedule while the job computes it leaves it once more.
 #[tokio::test]
 async fn an_event_during_the_computing_is_not_forgotten() {
     let db = TestDb::new().await;
     let api = TestApi::start(&db).await;
+    let job = job(&api);
     api.put("/api/ops/settings", json!({"market": MARKET})).await.expect(200);
-    let leave = "insert into ops_schedule_due (tenant_id, user_id, event_id, since) \
-                 select tenant_id, owner_id, gen_random_uuid(), now() from ops_settings \
-                 on conflict (tenant_id, user_id) do update set event_id = excluded.event_id";
-    db.execute(leave).await;
-    let tenant = api.tenant.parse().expect("a tenant");
-    let mut tx = db.db.tenant(&tenant).await.expect("begin");
-    let seen = schedule_write::left_with(tx.conn(), &api.user.parse().expect("a user")).await.expect("left");
-    db.execute(leave).await;
-    let owner = api.user.parse().expect("a user");
-    schedule_write::caught_up(tx.conn(), &owner, seen.expect("an event")).await.expect("deleted");
-    tx.commit().await.expect("commit");
+    let left = async || db.scalar::<i64>("select count(*) from ops_schedule_due").await;
+    db.execute(LEAVE).await;
+    assert_eq!((run(&db, &api, &job).await, left().await), (1, 0));
+
+    db.execute(LEAVE).await;
+    let asked = db.scalar::<uuid::Uuid>("select event_id from ops_schedule_due").await;
+    // Whoever holds the row stops the job after it has computed and before it is done.
+    let mut holds = db.admin.begin().await.expect("begin");
+    sqlx::query("select from ops_schedule for update").execute(&mut *holds).await.expect("held");
+    let again = async {
+        until("the job waits for the row", Duration::from_secs(30), async || {
+            let waits = "select exists (select from pg_stat_activity where datname = current_database() \
+                         and wait_event_type = 'Lock' and query like '%ops_schedule%')";
+            db.scalar::<bool>(waits).await.then_some(())
+        })
+        .await;
+        db.execute(LEAVE).await;
+        holds.commit().await.expect("commit");
+    };
+    let the_run = Run { id: "again".to_owned() };
+    let (progress, ()) = tokio::join!(step(&db, &api, &job, &the_run), again);
+    assert_eq!((progress, left().await), (Progress::More, 1));
+    let computed_for = db.scalar::<uuid::Uuid>("select event_id from ops_schedule").await;
+    assert_eq!(computed_for, asked, "what was asked for before");
+    // Not by the run that goes on: it would never end where prices come faster than schedules are computed.
+    assert_eq!((step(&db, &api, &job, &the_run).await, left().await), (Progress::Done, 1));
+    assert_eq!((run(&db, &api, &job).await, left().await), (1, 0));
+}
+
+/// What is left while a run goes on is the next one's.
+#[tokio::test]
+async fn a_run_ends_whatever_is_left_meanwhile() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let job = job(&api);
+    api.put("/api/ops/settings", json!({"market": MARKET})).await.expect(200);
+    db.execute(LEAVE).await;
+    let the_run = Run { id: "one".to_owned() };
+    assert_eq!(step(&db, &api, &job, &the_run).await, Progress::More);
+    db.execute(LEAVE).await;
+    assert_eq!(step(&db, &api, &job, &the_run).await, Progress::Done);
     assert_eq!(db.scalar::<i64>("select count(*) from ops_schedule_due").await, 1);
+    assert_eq!(step(&db, &api, &job, &Run { id: "two".to_owned() }).await, Progress::More);
+    assert_eq!(db.scalar::<i64>("select count(*) from ops_schedule_due").await, 0);
+}
+
+fn job(api: &TestApi) -> LeftSchedules {
+    LeftSchedules::new(Assumptions::default(), Arc::clone(&api.cache))
+}
+
+/// One transaction of a run in the API's tenant.
+async fn step(db: &TestDb, api: &TestApi, job: &LeftSchedules, run: &Run) -> Progress {
+    let mut tx = db.db.tenant(&api.tenant.parse().expect("a tenant")).await.expect("begin");
+    let progress = job.run(&mut tx, run).await.expect("run");
+    tx.commit().await.expect("commit");
+    progress
 }
 
 /// Runs the job in the API's tenant until it is done; how many transactions computed something.
 async fn run(db: &TestDb, api: &TestApi, job: &LeftSchedules) -> usize {
     let due: Vec<(TenantId,)> = db.db.across_tenants(job.tenants(), &[]).await.expect("tenants");
     assert_eq!(due, [(api.tenant.parse().expect("a tenant"),)]);
-    for n in 0.. {
-        let mut tx = db.db.tenant(&due[0].0).await.expect("begin");
-        let progress = job.run(&mut tx, &Run { id: "run".to_owned() }).await.expect("run");
-        tx.commit().await.expect("commit");
-        if progress == Progress::Done {
-            return n;
-        }
+    let run = Run { id: uuid::Uuid::now_v7().to_string() };
+    let mut computed = 0;
+    while step(db, api, job, &run).await == Progress::More {
+        computed += 1;
     }
-    unreachable!("it ends")
+    computed
 }
 
 /// Enters events in the group's inbox, as the worker does that applies them.
