@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -14,12 +15,29 @@ use crate::api::problem::Problem;
 use crate::domain::Input;
 use crate::domain::ops::strike::{self, Automation};
 use crate::domain::ops::{Settings, USER, settings};
+use crate::read_model::optimum;
 
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
     settings: Settings,
-    automation: Option<Automation>,
+    automation: Option<Observing>,
+}
+
+/// Where the automation stands, and how old what it knows is.
+#[derive(Serialize)]
+struct Observing {
+    #[serde(flatten)]
+    automation: Automation,
+    as_of: DateTime<Utc>,
+    warnings: Vec<String>,
+}
+
+impl Observing {
+    fn at(now: DateTime<Utc>, automation: Automation) -> Self {
+        let as_of = automation.as_of();
+        Self { automation, as_of, warnings: optimum::stale(now, Some(as_of), None) }
+    }
 }
 
 /// GET /api/ops/settings?user_id=: {data}.
@@ -36,6 +54,7 @@ pub(super) async fn get(
         _ => None,
     };
     tx.commit().await?;
+    let automation = automation.map(|automation| Observing::at(api.db.now(), automation));
     Ok(Json(json!({"data": Shown { settings, automation }})))
 }
 

@@ -10,12 +10,14 @@
 //! | [`plan`] | plans: made, decided upon, carried out by the clock |
 //! | [`cut`] | the miners of a manual cut |
 //! | [`strike`] | the automation: off and on by the price of the running day |
+//! | `curtailment` | telling that machines are to be off, or what still holds them |
 //!
 //! HashInsight tells when miners are to be off, by `ops.curtailment_started` and `ops.curtailment_ended`; whoever controls
 //! the machines listens. A miner's own status is what its owner says it is, and stays.
 //!
 //! [`PLAN_MOVES`]: crate::economics::curtailment::PLAN_MOVES
 
+mod curtailment;
 pub mod cut;
 pub mod plan;
 pub mod price;

@@ -77,6 +77,9 @@ pub struct Settings {
     pub recovery_minutes: i32,
     /// Null: never set.
     pub updated_at: Option<DateTime<Utc>>,
+    /// Since when the automation has been on, on this market; null: it is off, or was set by an earlier release.
+    #[serde(skip)]
+    pub strike_since: Option<DateTime<Utc>>,
 }
 
 /// What a site assumes where its settings say nothing (configuration, section `economics`).
@@ -106,6 +109,7 @@ impl Settings {
             strike_high_usd_mwh: None,
             recovery_minutes: 15,
             updated_at: None,
+            strike_since: None,
         }
     }
 
@@ -157,6 +161,7 @@ impl Settings {
                 self.recovery_minutes,
             ),
             updated_at: self.updated_at,
+            strike_since: self.strike_since,
         };
         match (new.strike_low_usd_mwh, new.strike_high_usd_mwh) {
             (Some(low), Some(high)) if low > high => {
@@ -231,13 +236,18 @@ pub async fn put(
     serial::take_turns(tx.conn(), vec![key]).await?;
     let old = get(tx, owner).await?;
     let mut input = Input::new(object);
-    let base = Settings { tier: old.tier, updated_at: old.updated_at, ..Settings::unset(owner.clone()) };
+    let kept = Settings::unset(owner.clone());
+    let base =
+        Settings { tier: old.tier, updated_at: old.updated_at, strike_since: old.strike_since, ..kept };
     let new = base.with(&mut input);
     input.finish().map_err(CommandError::Invalid)?;
     if new == old && old.updated_at.is_some() {
         return Ok((old, None));
     }
-    let new = Settings { updated_at: Some(caller.now), ..new };
+    let goes_on = old.strike_rule().is_some() && old.market == new.market;
+    let strike_since = if goes_on { old.strike_since.or(old.updated_at) } else { Some(caller.now) };
+    let strike_since = strike_since.filter(|_| new.strike_rule().is_some());
+    let new = Settings { updated_at: Some(caller.now), strike_since, ..new };
     store(tx, &new).await?;
     let data = json!({"user_id": owner, "settings": new});
     let event_id = emit(tx, caller, kind::OPS_SETTINGS_CHANGED, owner, EntityId::from(owner), data).await?;
@@ -249,15 +259,16 @@ async fn store(tx: &mut TenantTx, new: &Settings) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into ops_settings (tenant_id, owner_id, market, step_seconds, cap_kw, ramp_kw, min_online_share, \
          start_cost_usd, min_up_steps, min_down_steps, pool_fee, delivery_usd_mwh, tier, strike_low_usd_mwh, \
-         strike_high_usd_mwh, recovery_minutes, updated_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+         strike_high_usd_mwh, recovery_minutes, updated_at, strike_since) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
          on conflict (tenant_id, owner_id) do update set market = excluded.market, \
          step_seconds = excluded.step_seconds, cap_kw = excluded.cap_kw, ramp_kw = excluded.ramp_kw, \
          min_online_share = excluded.min_online_share, start_cost_usd = excluded.start_cost_usd, \
          min_up_steps = excluded.min_up_steps, min_down_steps = excluded.min_down_steps, \
          pool_fee = excluded.pool_fee, delivery_usd_mwh = excluded.delivery_usd_mwh, tier = excluded.tier, \
          strike_low_usd_mwh = excluded.strike_low_usd_mwh, strike_high_usd_mwh = excluded.strike_high_usd_mwh, \
-         recovery_minutes = excluded.recovery_minutes, updated_at = excluded.updated_at",
+         recovery_minutes = excluded.recovery_minutes, updated_at = excluded.updated_at, \
+         strike_since = excluded.strike_since",
     )
     .bind(tenant.as_str())
     .bind(&new.owner_id)
@@ -276,6 +287,7 @@ async fn store(tx: &mut TenantTx, new: &Settings) -> Result<(), sqlx::Error> {
     .bind(new.strike_high_usd_mwh)
     .bind(new.recovery_minutes)
     .bind(new.updated_at)
+    .bind(new.strike_since)
     .execute(tx.conn())
     .await
     .map(drop)

@@ -1,49 +1,34 @@
 //! Owns the strike automation: each user's site goes off and on by the price of the running day, without a plan.
-//! Promises that a window counts once, however often it is called and whoever died in between; late prices still count.
+//! Promises that a window counts once, however often it is called and whoever died in between. A price that comes late counts
+//! if no later window has been looked at.
 //! Called by the runner of scheduled work, in a transaction of each tenant.
+//!
+//! | file | content |
+//! |---|---|
+//! | `step` | where a site's automation stands, and what the windows it had not seen do to it |
+//! | `windows` | the priced windows of a market |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
-use serde::Serialize;
 use serde_json::json;
-use sqlx::PgConnection;
 
-use super::CLOCK;
 use super::settings::Settings;
+use super::{CLOCK, curtailment};
 use crate::db::{TenantTx, serial};
-use crate::domain::{Caller, CommandError, emit};
+use crate::domain::{Caller, CommandError};
 use crate::economics::curtailment::automation::WINDOW_SECONDS;
-use crate::economics::curtailment::{
-    PriceInterval, PriceWindow, StrikePhase, StrikeRule, StrikeState, automation, price_series,
-};
-use crate::event::kind;
+use crate::economics::curtailment::{PriceWindow, StrikePhase};
 use crate::identifier::{EntityId, UserId};
 use crate::jobs::{Job, JobError, Progress, Run, Schedule};
+use step::Step;
+use windows::windows_of;
 
-/// How far back a window may lie whose price came late.
-const LATE_WINDOWS: u64 = 12;
+mod step;
+mod windows;
 
-/// The automation of a user's site, as it stands.
-#[derive(Debug, Clone, PartialEq, Serialize, sqlx::FromRow)]
-pub struct Automation {
-    #[serde(skip)]
-    pub owner_id: UserId,
-    pub market: String,
-    /// `running` or `curtailed`.
-    pub phase: String,
-    /// Windows towards the next switch.
-    pub windows: i16,
-    /// Number of the newest window seen: its start in Unix seconds / 300.
-    pub last_window: i64,
-    /// When the phase began.
-    pub since: DateTime<Utc>,
-    /// When the site last could run again; nothing if it was never off.
-    pub resumed_at: Option<DateTime<Utc>>,
-}
+pub use step::Automation;
 
 /// What a call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,21 +39,6 @@ pub struct Observed {
     pub curtailed: usize,
     /// Sites that may run again.
     pub resumed: usize,
-}
-
-impl Automation {
-    fn state(&self) -> StrikeState {
-        let windows = u8::try_from(self.windows).unwrap_or(u8::MAX);
-        let phase = match self.phase.as_str() {
-            "curtailed" => StrikePhase::Curtailed { below: windows },
-            _ => StrikePhase::Running { above: windows },
-        };
-        StrikeState { phase, last_window: u64::try_from(self.last_window).ok() }
-    }
-
-    fn is_curtailed(&self) -> bool {
-        matches!(self.state().phase, StrikePhase::Curtailed { .. })
-    }
 }
 
 /// Observes the prices of every tenant that has a rule, or a site that one switched off.
@@ -141,14 +111,14 @@ pub async fn observe(tx: &mut TenantTx, caller: Caller<'_>) -> Result<Observed, 
             }
         };
         let before = known.remove(&(site.owner_id.clone(), market.clone()));
-        let Some(step) = Step::of(&rule, before.as_ref(), &windows, now) else { continue };
+        let Some(step) = Step::of(&site, &rule, before.as_ref(), &windows, now) else { continue };
         observed.sites += 1;
         let (off, on) = step.switched();
         observed.curtailed += usize::from(off);
         observed.resumed += usize::from(on);
         store(tx, caller, &site.owner_id, &market, &step).await?;
         if off || on {
-            tell(tx, caller, &site.owner_id, &market, off, Some((&rule, &step.last))).await?;
+            tell(tx, caller, &site.owner_id, &market, off, step.cause.as_ref().map(|at| (&site, at))).await?;
         }
     }
     // Whose rule is gone.
@@ -166,72 +136,6 @@ pub async fn observe(tx: &mut TenantTx, caller: Caller<'_>) -> Result<Observed, 
         tell(tx, caller, &owner, &market, false, None).await?;
     }
     Ok(observed)
-}
-
-/// What the windows that one site had not seen did to it.
-struct Step {
-    before: StrikePhase,
-    after: StrikeState,
-    last: PriceWindow,
-}
-
-impl Step {
-    /// Nothing without a new window. A site that never saw one begins with that of this moment.
-    fn of(rule: &StrikeRule, before: Option<&Automation>, windows: &[PriceWindow], now: u64) -> Option<Self> {
-        let start = before.map(Automation::state).unwrap_or_default();
-        let first = start.last_window.map_or(now, |last| last + 1);
-        let (mut state, mut last) = (start, None);
-        for window in windows.iter().filter(|window| window.index >= first) {
-            (state, _) = automation::observe(rule, state, window);
-            last = Some(*window);
-        }
-        last.map(|last| Self { before: start.phase, after: state, last })
-    }
-
-    /// Whether the site goes off, and whether it may run again. What was undone before anybody heard of it is neither.
-    fn switched(&self) -> (bool, bool) {
-        let off = |phase: &StrikePhase| matches!(phase, StrikePhase::Curtailed { .. });
-        let (was, is) = (off(&self.before), off(&self.after.phase));
-        (!was && is, was && !is)
-    }
-}
-
-/// The priced windows up to the one of now, oldest first.
-async fn windows_of(
-    conn: &mut PgConnection,
-    market: &str,
-    now: u64,
-) -> Result<Vec<PriceWindow>, CommandError> {
-    let slot = i64::try_from(WINDOW_SECONDS).unwrap_or(i64::MAX);
-    let to = i64::try_from(now + 1).unwrap_or_default() * slot;
-    let from = i64::try_from(now.saturating_sub(LATE_WINDOWS)).unwrap_or_default() * slot;
-    let rows: Vec<(i64, i32, Decimal)> = sqlx::query_as(
-        "select extract(epoch from starts_at)::bigint, seconds, price_usd_mwh from power_price_newest \
-         where market = $1 and starts_at > to_timestamp($2) - interval '1 hour' and starts_at < to_timestamp($3) \
-         order by received_at, reception_id",
-    )
-    .bind(market)
-    .bind(from)
-    .bind(to)
-    .fetch_all(conn)
-    .await?;
-    let intervals: Vec<PriceInterval> = rows
-        .into_iter()
-        .map(|(start, seconds, price_usd_mwh)| PriceInterval {
-            start,
-            seconds: u32::try_from(seconds).unwrap_or_default(),
-            price_usd_mwh,
-        })
-        .collect();
-    let mut windows = Vec::new();
-    for start in (from..to).step_by(usize::try_from(WINDOW_SECONDS).unwrap_or(300)) {
-        let one = price_series(&intervals, start, start + slot, 300)
-            .map_err(|error| CommandError::Sql(sqlx::Error::Decode(Box::new(error))))?;
-        if let (Some(price), Ok(index)) = (one.prices.first(), u64::try_from(start / slot)) {
-            windows.push(PriceWindow { index, price_usd_mwh: *price });
-        }
-    }
-    Ok(windows)
 }
 
 async fn store(
@@ -259,29 +163,33 @@ async fn store(
     .bind(market)
     .bind(phase)
     .bind(i16::from(windows))
-    .bind(i64::try_from(step.last.index).unwrap_or(i64::MAX))
+    .bind(i64::try_from(step.last).unwrap_or(i64::MAX))
     .bind(caller.now)
     .execute(tx.conn())
     .await
     .map(drop)
 }
 
-/// Tells that a site is to be off from now on, or may run again; without a cause because its rule is gone.
+/// Tells that a site is to be off from now on, or let go; without a cause because its rule is gone.
 async fn tell(
     tx: &mut TenantTx,
     caller: Caller<'_>,
     owner: &UserId,
     market: &str,
     off: bool,
-    cause: Option<(&StrikeRule, &PriceWindow)>,
+    cause: Option<(&Settings, &PriceWindow)>,
 ) -> Result<(), CommandError> {
-    let kind = if off { kind::OPS_CURTAILMENT_STARTED } else { kind::OPS_CURTAILMENT_ENDED };
     let data = json!({
         "source": "strike", "user_id": owner, "market": market,
+        // With delivery.
         "price_usd_mwh": cause.map(|(_, window)| window.price_usd_mwh),
+        "delivery_usd_mwh": cause.map(|(site, _)| site.delivery_usd_mwh),
         "window": cause.map(|(_, window)| window.index),
-        "strike_low_usd_mwh": cause.map(|(rule, _)| rule.low_usd_mwh),
-        "strike_high_usd_mwh": cause.map(|(rule, _)| rule.high_usd_mwh),
+        "strike_low_usd_mwh": cause.map(|(site, _)| site.strike_low_usd_mwh),
+        "strike_high_usd_mwh": cause.map(|(site, _)| site.strike_high_usd_mwh),
     });
-    emit(tx, caller, kind, owner, EntityId::from(owner), data).await.map(drop)
+    match off {
+        true => curtailment::started(tx, caller, owner, EntityId::from(owner), data).await,
+        false => curtailment::ended(tx, caller, owner, EntityId::from(owner), data).await,
+    }
 }

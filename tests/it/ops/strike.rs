@@ -19,7 +19,15 @@ async fn site() -> (TestDb, TestApi, DateTime<Utc>) {
     let api = TestApi::start(&db).await;
     let body = json!({"market": MARKET, "strike_low_usd_mwh": 60, "strike_high_usd_mwh": 200});
     api.put("/api/ops/settings", body).await.expect(200);
-    (db, api, this_hour())
+    let hour = this_hour();
+    since(&db, hour - TimeDelta::days(1)).await;
+    (db, api, hour)
+}
+
+/// As if the rule had been set at a moment.
+async fn since(db: &TestDb, at: DateTime<Utc>) {
+    let at = at.to_rfc3339();
+    db.execute(&format!("update ops_settings set updated_at = '{at}', strike_since = '{at}'")).await;
 }
 
 /// The middle of a window of an hour.
@@ -126,4 +134,57 @@ async fn two_who_observe_at_once_switch_once_and_only_their_tenant() {
         now: window(hour, 0),
     };
     assert_eq!(observe(&mut tx, caller).await.expect("observed"), NOTHING);
+}
+
+/// Prices from before a rule was set say nothing to it, though an earlier one had looked at prices.
+#[tokio::test]
+async fn a_rule_that_is_set_again_begins_with_the_present() {
+    let (db, api, hour) = site().await;
+    let here = (&db, &api);
+    let rule = |low: i64| json!({"market": MARKET, "strike_low_usd_mwh": low, "strike_high_usd_mwh": 200});
+    receive(&api, hour, 300, &[1, 1, 999, 1, 61, 61]).await;
+    assert_eq!(observed(here, hour, 0).await, HOLD);
+    api.put("/api/ops/settings", json!({"market": MARKET})).await.expect(200);
+    assert_eq!(observed(here, hour, 2).await, NOTHING, "no rule");
+    api.put("/api/ops/settings", rule(60)).await.expect(200);
+    since(&db, window(hour, 3)).await;
+    assert_eq!(observed(here, hour, 3).await, HOLD, "the dear window was before");
+    // A rule that is changed while it is on keeps its count, also where a window is looked at late.
+    assert_eq!(observed(here, hour, 4).await, HOLD);
+    api.put("/api/ops/settings", rule(55)).await.expect(200);
+    assert_eq!(observed(here, hour, 6).await, CURTAIL, "the second above");
+}
+
+/// What switches is the price that the site pays, and the window told is the one that did it.
+#[tokio::test]
+async fn delivery_counts_and_the_cause_is_told() {
+    let (db, api, hour) = site().await;
+    let here = (&db, &api);
+    let rule = json!({"market": MARKET, "strike_low_usd_mwh": 60, "strike_high_usd_mwh": 200,
+                      "delivery_usd_mwh": "10.5"});
+    api.put("/api/ops/settings", rule).await.expect(200);
+    receive(&api, hour, 300, &[40, 49, 50, 51, 1]).await;
+    assert_eq!(observed(here, hour, 1).await, HOLD, "59.5");
+    assert_eq!(observed(here, hour, 4).await, CURTAIL, "60.5 and 61.5, then one below");
+    let data = told(&db, "ops.curtailment_started").await;
+    assert_eq!((&data["price_usd_mwh"], &data["delivery_usd_mwh"]), (&json!(61.5), &json!(10.5)));
+    assert_eq!(data["window"], json!(hour.timestamp() / 300 + 3), "not the newest");
+    assert_eq!(data["strike_low_usd_mwh"], json!(60));
+}
+
+/// A site stays as it is without prices, and whoever looks is told.
+#[tokio::test]
+async fn an_automation_without_new_prices_says_so() {
+    let (db, api, hour) = site().await;
+    receive(&api, hour, 300, &[1; 24]).await;
+    let now = db.db.now();
+    let observed =
+        at((&db, &api), now, async |tx, caller| observe(tx, caller).await.expect("observed")).await;
+    assert_eq!(observed, HOLD);
+    let shown = automation(&api).await;
+    let of = now.timestamp() / 300;
+    assert_eq!(shown["as_of"], json!(DateTime::from_timestamp(of * 300, 0).expect("a time")));
+    assert_eq!((&shown["last_window"], &shown["warnings"]), (&json!(of), &json!([])));
+    db.execute("update ops_strike set last_window = last_window - 7").await;
+    assert_eq!(automation(&api).await["warnings"], json!(["prices-stale"]));
 }
