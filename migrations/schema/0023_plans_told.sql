@@ -1,3 +1,7 @@
+-- The row of a plan of which the clock has told what is off; null: none yet.
+alter table ops_plan add column told_row timestamptz;
+grant update (told_row) on ops_plan to hi_app;
+
 -- A schedule that was asked for again while it was computed is left anew: it is the next run's.
 grant update (since) on ops_schedule_due to hi_app;
 

@@ -18,7 +18,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::api::token::{Grant, sign};
-use crate::config::Config;
+use crate::config::{Config, EconomicsConfig};
 use crate::db::{Db, TenantTx};
 use crate::domain::{Caller, CommandError, miner, miner_model, network};
 use crate::doorbell::{Bell, Doorbells};
@@ -96,12 +96,17 @@ pub struct Percentiles {
 
 impl Demo {
     /// Prepares the simulation on what the tenant already has from an earlier one.
-    pub async fn new(db: Db, bells: Doorbells, log: Arc<dyn EventLog>) -> anyhow::Result<Self> {
+    pub async fn new(
+        db: Db,
+        bells: Doorbells,
+        log: Arc<dyn EventLog>,
+        economics: &EconomicsConfig,
+    ) -> anyhow::Result<Self> {
         let tenant: TenantId = TENANT.parse()?;
         let owners: Vec<UserId> = OWNERS.iter().map(|o| o.parse()).collect::<Result<_, _>>()?;
         let mut walk = Walk { btc_price_usd: 90_000.0, difficulty: 150e12, block_height: 925_000 };
         let mut tx = db.tenant(&tenant).await?;
-        scene::set(&mut tx, &owners[0], &owners[1], &walk.step()).await?;
+        scene::set(&mut tx, &owners[0], &owners[1], &walk.step(), economics.pue).await?;
         tx.commit().await?;
         let mut tx = db.tenant(&tenant).await?;
         let models = miner_model::list(tx.conn(), None, i64::MAX).await?;

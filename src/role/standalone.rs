@@ -41,7 +41,7 @@ pub async fn run(mut config: Config, args: &cli::Standalone) -> anyhow::Result<(
     }
     // Before the jobs, whose first run finds what there is to do.
     let demo = match args.demo {
-        true => Some(Demo::new(app.db.clone(), app.bells.clone(), log).await?),
+        true => Some(Demo::new(app.db.clone(), app.bells.clone(), log, &app.config.economics).await?),
         false => None,
     };
     app.spawn_jobs(&cache);

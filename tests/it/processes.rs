@@ -297,6 +297,11 @@ async fn the_demo_has_something_of_everything() {
         ("a miner that fails", "anomaly where state = 'open' and lost_usd_day > 0"),
         ("a schedule", "ops_schedule where value_usd > 0 and starts > 0"),
         ("a plan that is carried out", "ops_plan where status = 'executing' and curtailing"),
+        (
+            "a plan that spares the miner that fails",
+            "ops_plan p where jsonb_array_length(p.detail -> 'miners') > 0 and not exists (select from miners m \
+             where m.location = 'Hall 8' and p.detail -> 'miners' @> jsonb_build_array(jsonb_build_object('miner_id', m.id)))",
+        ),
         ("a forecast", "forecast_daily"),
     ] {
         until(what, Duration::from_secs(60), async || {

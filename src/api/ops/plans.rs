@@ -19,7 +19,7 @@ use crate::api::token::Principal;
 use crate::domain::ops::cut::{self, Request};
 use crate::domain::ops::plan::{self, Changed, Filter, NewPlan, PlanKind, PlanRow};
 use crate::domain::ops::{Plan, USER};
-use crate::domain::{CommandError, Input};
+use crate::domain::{CommandError, FieldError, Input};
 use crate::economics::curtailment::PlanStatus;
 use crate::identifier::UserId;
 use crate::read_model::optimum::Optimum;
@@ -31,7 +31,7 @@ struct Shown {
     rows: Vec<PlanRow>,
 }
 
-/// POST /api/ops/plans {kind: optimum | cut, ...}: 201 {success, plan_id, status, event_id}, Location.
+/// POST /api/ops/plans {kind: optimum | cut, ...}: 201 {success, plan_id, status, event_id, warnings}, Location.
 pub(super) async fn create(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<OpsPlan>,
@@ -59,7 +59,9 @@ pub(super) async fn create(
         })
         .await?;
     let location = format!("/api/ops/plans/{}", done.plan_id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], answer(done)).into_response())
+    let Json(mut answer) = answer(done);
+    answer["warnings"] = new.detail["warnings"].clone();
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(answer)).into_response())
 }
 
 /// An optimum as a plan; without rows it is none, and its warnings say why.
@@ -98,22 +100,28 @@ async fn of_cut(
     body: &Map<String, Value>,
 ) -> Result<NewPlan, Problem> {
     let mut input = Input::new(body);
-    let named = input.identifier(USER).value();
+    let user = input.identifier(USER).value();
     input.finish().map_err(Problem::invalid)?;
-    let user = user_of(who, named)?;
+    let named = user.is_some();
+    let user = user_of(who, user)?;
     let caller = trace.caller(&who.user);
     let request = Request::read(caller, body).map_err(Problem::invalid)?;
     if request.all_users() && !who.is_admin() {
         return Err(Problem::forbidden("the machines of other users need the role admin"));
     }
-    let of = (!request.all_users()).then_some(&user);
+    if request.all_users() && named {
+        let message = "must not be given with all_users: leave it out, or leave all_users out to cut one user's machines";
+        return Err(Problem::invalid(vec![FieldError::new(USER[0], message)]));
+    }
     let mut tx = api.db.tenant(&who.tenant).await?;
-    let candidates = cut::candidates(&mut tx, of, caller.now).await?;
+    let running = cut::running(&mut tx, &request, &user, caller.now).await?;
     tx.commit().await?;
-    Ok(api.compute(move || request.plan(user, &candidates)).await??)
+    let pue = api.site_defaults.pue;
+    Ok(api.compute(move || request.plan(user, &running, pue)).await??)
 }
 
-/// GET /api/ops/plans?user_id=&status=&limit=&cursor=: {data, next}; of the caller, for an admin of everybody.
+/// GET /api/ops/plans?user_id=&status=&limit=&cursor=: {data, next}; of the caller, for an admin of everybody. Without the
+/// parts of their `detail` that can be large.
 pub(super) async fn list(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<OpsRead>,
@@ -126,7 +134,7 @@ pub(super) async fn list(
     let limit = params.limit(DEFAULT_LIMIT)?;
     let after: Option<Uuid> = params.cursor()?;
     let mut tx = api.db.tenant(&who.tenant).await?;
-    let filter = Filter { owner: owner.as_ref(), status };
+    let filter = Filter { owner: owner.as_ref(), status, all_users: who.is_admin() };
     let plans = plan::list(&mut tx, filter, after, limit as i64 + 1).await?;
     tx.commit().await?;
     Ok(Json(Page::new(plans, limit, |plan| plan.plan_id.to_string())).into_response())
@@ -140,7 +148,7 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, Problem> {
     let mut tx = api.db.tenant(&who.tenant).await?;
     let plan = plan::get(&mut tx, id).await?;
-    if plan.owner_id != who.user && !who.is_admin() {
+    if !plan.is_seen_by(&who.user) && !who.is_admin() {
         return Err(Problem::not_found());
     }
     let rows = plan::rows(&mut tx, id).await?;

@@ -1,23 +1,25 @@
 //! Owns the manual cut: which running machines of a user, or of everybody, go off for a number of kilowatts.
 //! Promises that measured figures count where there is telemetry, and a warning where there is none.
-//! Called by the API: [`Request::read`] and [`candidates`] in a transaction, [`Request::plan`] outside, since it takes time.
+//! Called by the API: [`Request::read`] and [`running`] in a transaction, [`Request::plan`] outside, since it takes time.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::plan::{NewPlan, PlanKind, PlanRow};
-use super::settings::Tier;
-use crate::db::TenantTx;
 use crate::domain::change::broken;
 use crate::domain::input::{Low, Names};
 use crate::domain::{Caller, CommandError, FieldError, Input};
 use crate::economics::EconomicsError;
 use crate::economics::curtailment::{Cut, CutCandidate, CutFilter, CutStrategy, cut};
 use crate::identifier::UserId;
+
+mod running;
+
+use running::MOST_MACHINES;
+pub use running::{Running, running};
 
 const STRATEGY: Names = &["strategy"];
 const TARGET: Names = &["target_kw"];
@@ -30,8 +32,8 @@ const MAX_KW: Decimal = Decimal::from_parts(100_000_000, 0, 0, false, 0);
 /// How long a cut may last, and how far ahead it may begin.
 const LONGEST: TimeDelta = TimeDelta::days(7);
 const MAX_AHEAD: TimeDelta = TimeDelta::days(32);
-/// Running machines that are ranked at most.
-const MOST_MACHINES: i64 = 100_000;
+/// How long ago it may begin: what was asked for a moment ago begins now.
+const MAX_AGE: TimeDelta = TimeDelta::minutes(5);
 
 /// A cut as it was asked for.
 #[derive(Debug, Clone)]
@@ -70,24 +72,6 @@ impl std::str::FromStr for Strategy {
     }
 }
 
-/// Equal machines that run, as a cut sees them.
-#[derive(Debug, sqlx::FromRow)]
-pub struct Candidate {
-    id: Uuid,
-    owner_id: UserId,
-    model: String,
-    location: Option<String>,
-    quantity: i32,
-    hashrate_ths: Decimal,
-    power_w: Decimal,
-    #[sqlx(try_from = "String")]
-    tier: Tier,
-    /// What telemetry says of the last 24 hours; null without any.
-    measured_ths: Option<Decimal>,
-    measured_w: Option<Decimal>,
-    uptime: Option<Decimal>,
-}
-
 impl Request {
     /// Reads `target_kw`, `strategy` (performance_priority), `filter`, `starts_at` (now), `ends_at` and `all_users`.
     ///
@@ -104,6 +88,12 @@ impl Request {
         let ends_at = input.required(ENDS, ends);
         if starts_at > caller.now + MAX_AHEAD {
             input.refuse(STARTS[0], format!("must be at most {} days ahead", MAX_AHEAD.num_days()));
+        } else if starts_at < caller.now - MAX_AGE {
+            let minutes = MAX_AGE.num_minutes();
+            input.refuse(
+                STARTS[0],
+                format!("must be at most {minutes} minutes ago: leave it out to begin now"),
+            );
         }
         if let Some(ends_at) = ends_at {
             if ends_at <= starts_at || ends_at <= caller.now {
@@ -132,26 +122,31 @@ impl Request {
         self.all_users
     }
 
-    /// The plan: the machines that go off, and what the site draws while they are.
+    /// The plan: the machines that go off, and what the site draws while they are. Its power is at the meter: `pue` times
+    /// that of the machines.
     ///
     /// # Errors
     /// [`CommandError::Invalid`] for more than what runs draws, and for a filter that lets too little through;
     /// [`CommandError::Rule`] `fleet-too-large` beyond 100,000 running machines.
-    pub fn plan(&self, owner: UserId, candidates: &[Candidate]) -> Result<NewPlan, CommandError> {
-        let running: i64 = candidates.iter().map(|c| i64::from(c.quantity)).sum();
-        if running > MOST_MACHINES {
+    pub fn plan(&self, owner: UserId, running: &Running, pue: Decimal) -> Result<NewPlan, CommandError> {
+        let candidates = &running.candidates;
+        let online: i64 = candidates.iter().map(|c| i64::from(c.quantity)).sum();
+        if online > MOST_MACHINES {
             let detail =
-                format!("{running} machines run, at most {MOST_MACHINES} are ranked: narrow the users");
+                format!("more than {MOST_MACHINES} machines run, and no more are ranked: narrow the users");
             return Err(broken("fleet-too-large", detail));
         }
-        let (machines, of): (Vec<CutCandidate>, Vec<usize>) =
-            (0..).zip(candidates).flat_map(|(n, c)| (0..c.quantity).map(move |_| (c.machine(), n))).unzip();
+        let (machines, of): (Vec<CutCandidate>, Vec<usize>) = (0..)
+            .zip(candidates)
+            .flat_map(|(n, c)| (0..c.quantity).map(move |_| (c.machine(pue), n)))
+            .unzip();
         let total_w: Decimal = machines.iter().map(|machine| machine.power_w).sum();
         let power_kw = (total_w / Decimal::ONE_THOUSAND).normalize();
         if self.target_kw > power_kw {
             return Err(refused(TARGET, format!("must be at most {power_kw}, which is what runs draws")));
         }
-        let done = cut(&machines, self.target_kw, self.strategy.order, &self.filter).map_err(out_of_range)?;
+        let filter = at_the_meter(&self.filter, pue);
+        let done = cut(&machines, self.target_kw, self.strategy.order, &filter).map_err(out_of_range)?;
         if !done.reached {
             let message = format!(
                 "lets through {} kW less than target_kw: widen it, or cut less",
@@ -163,7 +158,7 @@ impl Request {
         let row = PlanRow {
             starts_at: self.starts_at,
             seconds: i32::try_from((self.ends_at - self.starts_at).num_seconds().max(1)).unwrap_or(i32::MAX),
-            miners_online: running - offline,
+            miners_online: online - offline,
             miners_offline: offline,
             kw: (power_kw - done.cut_kw).normalize(),
             price_usd_mwh: None,
@@ -172,12 +167,13 @@ impl Request {
             start_cost_usd: None,
             is_peak: None,
         };
-        let detail = self.detail(&done, candidates, &of);
+        let detail = self.detail(&done, running, &of);
         let (kind, all_users) = (PlanKind::Cut, self.all_users);
         Ok(NewPlan { owner, kind, all_users, rows: vec![row], value_usd: None, detail })
     }
 
-    fn detail(&self, done: &Cut, candidates: &[Candidate], of: &[usize]) -> Value {
+    fn detail(&self, done: &Cut, running: &Running, of: &[usize]) -> Value {
+        let candidates = &running.candidates;
         let mut off: BTreeMap<usize, u32> = BTreeMap::new();
         for machine in &done.off {
             if let Some(candidate) = of.get(*machine) {
@@ -191,7 +187,11 @@ impl Request {
             })
             .collect();
         let unmeasured = candidates.iter().any(|candidate| candidate.uptime.is_none());
-        let warnings: &[&str] = if unmeasured { &["no-telemetry"] } else { &[] };
+        let warnings: Vec<&str> =
+            [(unmeasured, "no-telemetry"), (running.optimum_overlaps, "optimum-overlaps")]
+                .into_iter()
+                .filter_map(|(holds, warning)| holds.then_some(warning))
+                .collect();
         json!({
             "target_kw": self.target_kw, "cut_kw": done.cut_kw, "strategy": self.strategy.name,
             "filter": self.filter, "miners": miners, "by_customer": done.by_customer, "warnings": warnings,
@@ -199,20 +199,13 @@ impl Request {
     }
 }
 
-impl Candidate {
-    /// One of the machines. Without telemetry it does what it is rated for.
-    fn machine(&self) -> CutCandidate {
-        CutCandidate {
-            model: self.model.clone(),
-            location: self.location.clone(),
-            customer: self.owner_id.as_str().to_owned(),
-            tier: self.tier.0,
-            hashrate_ths: self.measured_ths.unwrap_or(self.hashrate_ths),
-            rated_hashrate_ths: self.hashrate_ths,
-            power_w: self.measured_w.unwrap_or(self.power_w),
-            reference_power_w: self.power_w,
-            uptime: self.uptime.unwrap_or(Decimal::ONE),
-        }
+/// The same filter of machines whose power is that at the meter: its limits are those of the machine.
+fn at_the_meter(filter: &CutFilter, pue: Decimal) -> CutFilter {
+    let limit = |j_th: Option<Decimal>| j_th.map(|j_th| j_th.checked_mul(pue).unwrap_or(Decimal::MAX));
+    CutFilter {
+        min_efficiency_j_th: limit(filter.min_efficiency_j_th),
+        max_efficiency_j_th: limit(filter.max_efficiency_j_th),
+        ..filter.clone()
     }
 }
 
@@ -223,29 +216,4 @@ fn refused(field: Names, message: String) -> CommandError {
 /// A figure that the columns' own checks should have kept out.
 fn out_of_range(error: EconomicsError) -> CommandError {
     CommandError::Sql(sqlx::Error::Decode(Box::new(error)))
-}
-
-/// The running machines of a user, or of the whole tenant, with what was measured in the 24 hours before `now`.
-pub async fn candidates(
-    tx: &mut TenantTx,
-    owner: Option<&UserId>,
-    now: DateTime<Utc>,
-) -> Result<Vec<Candidate>, sqlx::Error> {
-    sqlx::query_as(
-        "select m.id, m.owner_id, m.model, m.location, m.quantity, m.hashrate_ths, m.power_w, \
-           coalesce(s.tier, 'standard') as tier, t.measured_ths, t.measured_w, t.uptime \
-         from miners m \
-         left join ops_settings s on s.tenant_id = m.tenant_id and s.owner_id = m.owner_id \
-         left join (select miner_id, (sum(hashrate_ths_sum) / sum(points))::numeric as measured_ths, \
-             (sum(power_w_sum) / nullif(sum(power_points), 0))::numeric as measured_w, \
-             least(1, (count(*) filter (where hashrate_ths_max > 0)) \
-               / (extract(epoch from date_trunc('hour', $2, 'UTC') - min(hour)) / 3600 + 1)) as uptime \
-           from miner_telemetry_hourly where hour > $2 - interval '24 hours' and hour <= $2 group by miner_id) t \
-           on t.miner_id = m.id \
-         where m.removed_at is null and m.status = 'online' and ($1::text is null or m.owner_id = $1) order by m.id",
-    )
-    .bind(owner)
-    .bind(now)
-    .fetch_all(tx.conn())
-    .await
 }

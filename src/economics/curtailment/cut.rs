@@ -118,6 +118,8 @@ pub struct CustomerCut {
     pub power_kw: Decimal,
     /// Power saved, kW.
     pub cut_kw: Decimal,
+    /// How many of the customer's miners go off.
+    pub miners_offline: u64,
 }
 
 impl CutCandidate {
@@ -172,11 +174,11 @@ pub fn cut(
     exact::not_negative(target_kw, "target_kw")?;
     let target_w = product([target_kw, Decimal::ONE_THOUSAND], "target_kw")?;
     let filter = filter.compiled();
-    let mut customers: BTreeMap<&str, (Decimal, Decimal)> = BTreeMap::new();
+    let mut customers: BTreeMap<&str, (Decimal, Decimal, u64)> = BTreeMap::new();
     let mut ranked = Vec::new();
     for (position, miner) in candidates.iter().enumerate() {
         let score = miner.score()?;
-        let (power, _) = customers.entry(&miner.customer).or_default();
+        let (power, ..) = customers.entry(&miner.customer).or_default();
         *power = add(*power, miner.power_w, FIGURE)?;
         if !miner.power_w.is_zero() && filter.passes(miner) {
             ranked.push(Ranked { position, miner, score });
@@ -195,8 +197,9 @@ pub fn cut(
         }
         off.push(r.position);
         cut_w = add(cut_w, r.miner.power_w, FIGURE)?;
-        let (_, cut) = customers.entry(&r.miner.customer).or_default();
+        let (_, cut, miners) = customers.entry(&r.miner.customer).or_default();
         *cut = add(*cut, r.miner.power_w, FIGURE)?;
+        *miners += 1;
     }
     let kw = |watt: Decimal| div(watt, Decimal::ONE_THOUSAND, FIGURE).map(|kw| kw.normalize());
     Ok(Cut {
@@ -206,8 +209,9 @@ pub fn cut(
         missing_kw: kw(sub(target_w, cut_w, FIGURE)?.max(Decimal::ZERO))?,
         by_customer: customers
             .into_iter()
-            .map(|(customer, (power, cut))| {
-                Ok(CustomerCut { customer: customer.to_owned(), power_kw: kw(power)?, cut_kw: kw(cut)? })
+            .map(|(customer, (power, cut, miners_offline))| {
+                let customer = customer.to_owned();
+                Ok(CustomerCut { customer, power_kw: kw(power)?, cut_kw: kw(cut)?, miners_offline })
             })
             .collect::<Result<_, EconomicsError>>()?,
     })

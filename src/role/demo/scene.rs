@@ -3,6 +3,7 @@
 //! customer who does not pay.
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -29,12 +30,14 @@ const PRICES: [i32; 24] =
 /// For how long the failing miner has reported by the start.
 const REPORTED_MINUTES: i64 = 45;
 
-/// Sets the scene for a site of `owner`, whose plan and trades `second` approves. Nothing where it was set before.
+/// Sets the scene for a site of `owner`, whose plan and trades `second` approves; of its energy `pue` is that at the meter
+/// per that at the machine. Nothing where it was set before.
 pub(super) async fn set(
     tx: &mut TenantTx,
     owner: &UserId,
     second: &UserId,
     snapshot: &Map<String, Value>,
+    pue: Decimal,
 ) -> Result<(), CommandError> {
     if settings::get(tx, owner).await?.updated_at.is_some() {
         return Ok(());
@@ -56,12 +59,12 @@ pub(super) async fn set(
     });
     settings::put(tx, by(owner), owner, &object(site)).await?;
     let cut = json!({
-        "target_kw": 100, "strategy": "performance_priority", "locations": [HALL], "starts_at": now,
+        "target_kw": 100, "strategy": "performance_priority", "filter": {"locations": [HALL]}, "starts_at": now,
         "ends_at": now + TimeDelta::hours(2),
     });
     let asked = cut::Request::read(by(owner), &object(cut)).map_err(CommandError::Invalid)?;
-    let candidates = cut::candidates(tx, Some(owner), now).await?;
-    let planned = plan::create(tx, by(owner), &asked.plan(owner.clone(), &candidates)?).await?;
+    let running = cut::running(tx, &asked, owner, now).await?;
+    let planned = plan::create(tx, by(owner), &asked.plan(owner.clone(), &running, pue)?).await?;
     let approved = object(json!({"reason": "the evening is dear"}));
     plan::decide(tx, by(second), None, planned.plan_id, PlanStatus::Approved, &approved).await?;
 

@@ -1,6 +1,7 @@
 //! Operations over HTTP and by the clock: prices, settings, the optimum, plans, the strike automation, the schedule.
 
 mod clock;
+mod cuts;
 mod left;
 mod optimum;
 mod plans;

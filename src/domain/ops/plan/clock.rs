@@ -1,5 +1,6 @@
 //! Owns what the clock does to plans: begun, miners off and on again row by row, ended, recovered.
-//! Promises that each happens once, however late or often it is called, and that a plan whose time is over never begins.
+//! Promises that each happens once, however late or often it is called, that a plan whose time is over never begins, and that
+//! what ends is told before what begins.
 //! Called by the runner of scheduled work, in transactions of each tenant.
 
 use std::time::Duration;
@@ -8,7 +9,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Move, Plan, PlanRow, curtailed, go, recovered_at};
+use super::record::brief;
+use super::{Move, Plan, PlanRow, go, recovered_at, telling};
 use crate::db::TenantTx;
 use crate::domain::ops::{CLOCK, settings};
 use crate::domain::{Caller, CommandError};
@@ -29,12 +31,14 @@ pub struct Advanced {
     pub expired: usize,
     /// Plans that began.
     pub applied: usize,
-    /// Plans whose miners went off or on.
+    /// Plans of which other miners are off than before.
     pub switched: usize,
     /// Plans that ended; their miners are coming back.
     pub ended: usize,
     /// Plans whose miners are back: completed, or cancelled if they were stopped.
     pub recovered: usize,
+    /// Whether the limit was met: call again.
+    pub more: bool,
 }
 
 /// Carries out the plans of every tenant.
@@ -61,44 +65,53 @@ impl Job for PlanClock {
         let actor: UserId = CLOCK.parse()?;
         let caller = Caller { actor: &actor, request_id: &run.id, traceparent: "", now: tx.now() };
         let done = advance(tx, caller, AT_ONCE).await?;
-        let most = [done.expired, done.applied, done.switched, done.ended, done.recovered].into_iter().max();
-        Ok(if most >= usize::try_from(AT_ONCE).ok() { Progress::More } else { Progress::Done })
+        Ok(if done.more { Progress::More } else { Progress::Done })
     }
 }
 
-/// Does what is due in this tenant at `caller.now`, up to `limit` of each; call again while one of them is the limit. A
-/// plan that somebody holds is left for the next call.
+/// Does what is due in this tenant at `caller.now`, up to `limit` of each; call again while there may be more. A plan that
+/// somebody holds is left for the next call.
 ///
 /// # Errors
 /// A statement that failed; the transaction must be rolled back.
 pub async fn advance(tx: &mut TenantTx, caller: Caller<'_>, limit: i64) -> Result<Advanced, CommandError> {
     let mut advanced = Advanced::default();
-    for plan in due(tx.conn(), EXPIRED, caller.now, limit).await? {
-        let pending = plan.status.0 == PlanStatus::Pending;
-        let reason = if pending { NOT_APPROVED } else { NOT_BEGUN };
-        go(tx, caller, &plan, Move::to(PlanStatus::Cancelled, Some(reason))).await?;
-        advanced.expired += 1;
-    }
-    for plan in due(tx.conn(), BEGUN, caller.now, limit).await? {
-        go(tx, caller, &plan, Move::to(PlanStatus::Executing, None)).await?;
-        advanced.applied += 1;
-    }
-    for plan in due(tx.conn(), SWITCHED, caller.now, limit).await? {
-        switch(tx, caller, &plan).await?;
-        advanced.switched += 1;
-    }
-    for plan in due(tx.conn(), ENDED, caller.now, limit).await? {
+    let ended = due(tx.conn(), ENDED, caller.now, limit).await?;
+    for plan in &ended {
         let site = settings::get(tx, &plan.owner_id).await?;
         let mut step = Move::to(PlanStatus::RecoveryPending, None);
         step.recovered_at = Some(recovered_at(caller.now, &site));
-        go(tx, caller, &plan, step).await?;
+        go(tx, caller, plan, step).await?;
         advanced.ended += 1;
     }
-    for plan in due(tx.conn(), RECOVERED, caller.now, limit).await? {
+    let met = |plans: &[Plan]| i64::try_from(plans.len()).is_ok_and(|n| n >= limit);
+    if met(&ended) {
+        // Of two plans, one after the other, the last word is that of the one that begins.
+        return Ok(Advanced { more: true, ..advanced });
+    }
+    let expired = due(tx.conn(), EXPIRED, caller.now, limit).await?;
+    for plan in &expired {
+        let pending = plan.status.0 == PlanStatus::Pending;
+        let reason = if pending { NOT_APPROVED } else { NOT_BEGUN };
+        go(tx, caller, plan, Move::to(PlanStatus::Cancelled, Some(reason))).await?;
+        advanced.expired += 1;
+    }
+    let begun = due(tx.conn(), BEGUN, caller.now, limit).await?;
+    for plan in &begun {
+        go(tx, caller, plan, Move::to(PlanStatus::Executing, None)).await?;
+        advanced.applied += 1;
+    }
+    let in_another_row = due(tx.conn(), IN_ANOTHER_ROW, caller.now, limit).await?;
+    for plan in &in_another_row {
+        advanced.switched += usize::from(switch(tx, caller, plan).await?);
+    }
+    let recovered = due(tx.conn(), RECOVERED, caller.now, limit).await?;
+    for plan in &recovered {
         let to = if plan.stopped { PlanStatus::Cancelled } else { PlanStatus::Completed };
-        go(tx, caller, &plan, Move::to(to, plan.status_reason.as_deref())).await?;
+        go(tx, caller, plan, Move::to(to, plan.status_reason.as_deref())).await?;
         advanced.recovered += 1;
     }
+    advanced.more = [&expired, &begun, &in_another_row, &recovered].into_iter().any(|plans| met(plans));
     Ok(advanced)
 }
 
@@ -106,7 +119,9 @@ pub async fn advance(tx: &mut TenantTx, caller: Caller<'_>, limit: i64) -> Resul
 macro_rules! plans {
     ($what:literal) => {
         concat!(
-            "select p.* from ops_plan p where ",
+            "select ",
+            brief!(),
+            " from ops_plan p where ",
             $what,
             " order by p.id limit $2 for no key update skip locked"
         )
@@ -115,10 +130,10 @@ macro_rules! plans {
 
 const EXPIRED: &str = plans!("p.status in ('pending', 'approved') and p.ends_at <= $1");
 const BEGUN: &str = plans!("p.status = 'approved' and p.starts_at <= $1 and p.ends_at > $1");
-const SWITCHED: &str = plans!(
-    "p.status = 'executing' and p.curtailing <> exists (select from ops_plan_row r where r.tenant_id = p.tenant_id \
+const IN_ANOTHER_ROW: &str = plans!(
+    "p.status = 'executing' and p.ends_at > $1 and exists (select from ops_plan_row r where r.tenant_id = p.tenant_id \
      and r.plan_id = p.id and r.starts_at <= $1 and r.starts_at + make_interval(secs => r.seconds) > $1 \
-     and r.miners_offline > 0) and p.ends_at > $1"
+     and r.starts_at is distinct from p.told_row)"
 );
 const ENDED: &str = plans!("p.status = 'executing' and p.ends_at <= $1");
 const RECOVERED: &str = plans!("p.status = 'recovery_pending' and p.recovered_at <= $1");
@@ -132,9 +147,8 @@ async fn due(
     sqlx::query_as(which).bind(now).bind(limit).fetch_all(conn).await
 }
 
-/// Turns the miners of a plan off or on, whichever they are not.
-async fn switch(tx: &mut TenantTx, caller: Caller<'_>, plan: &Plan) -> Result<(), CommandError> {
-    let off = !plan.curtailing;
+/// Tells what is off in the row that runs, unless that is what was told of an earlier one; whether there was anything to tell.
+async fn switch(tx: &mut TenantTx, caller: Caller<'_>, plan: &Plan) -> Result<bool, CommandError> {
     let row: Option<PlanRow> = sqlx::query_as(
         "select * from ops_plan_row where plan_id = $1 and starts_at <= $2 order by starts_at desc limit 1",
     )
@@ -142,11 +156,32 @@ async fn switch(tx: &mut TenantTx, caller: Caller<'_>, plan: &Plan) -> Result<()
     .bind(caller.now)
     .fetch_optional(tx.conn())
     .await?;
-    sqlx::query("update ops_plan set curtailing = $2, updated_at = $3 where id = $1")
+    let Some(row) = row else { return Ok(false) };
+    let off = row.miners_offline > 0;
+    let told: Option<DateTime<Utc>> = sqlx::query_scalar("select told_row from ops_plan where id = $1")
         .bind(plan.plan_id)
-        .bind(off)
-        .bind(caller.now)
-        .execute(tx.conn())
+        .fetch_one(tx.conn())
         .await?;
-    curtailed(tx, caller, plan, off, row.as_ref()).await
+    let news = match told {
+        // The same number may be other machines.
+        Some(told) if off && plan.curtailing => telling::is_news(tx, plan.plan_id, told, &row).await?,
+        _ => off != plan.curtailing,
+    };
+    sqlx::query(
+        "update ops_plan set told_row = $2, curtailing = $3, \
+         updated_at = case when $4 then $5 else updated_at end where id = $1",
+    )
+    .bind(plan.plan_id)
+    .bind(row.starts_at)
+    .bind(off)
+    .bind(news)
+    .bind(caller.now)
+    .execute(tx.conn())
+    .await?;
+    match (news, off) {
+        (true, true) => telling::off(tx, caller, plan, &row).await?,
+        (true, false) => telling::let_go(tx, caller, plan).await?,
+        (false, _) => {}
+    }
+    Ok(news)
 }

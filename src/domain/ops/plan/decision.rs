@@ -1,11 +1,12 @@
 //! Owns what somebody decides about a plan: approved, stopped, cancelled.
-//! Promises that of two approved plans of a user no moment belongs to both, and that nobody approves a plan of their
-//! own making; the database refuses that as well.
+//! Promises that of two approved plans for a user's machines no moment belongs to both, and that nobody approves a plan of
+//! their own making; the database refuses that as well.
 //! Called by the API.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::record::brief;
 use super::{Changed, Excess, Move, Plan, go, recovered_at};
 use crate::db::{TenantTx, serial};
 use crate::domain::change::broken;
@@ -19,7 +20,7 @@ const REASON: Names = &["reason"];
 const LONGEST_REASON: usize = 500;
 
 /// Moves a plan to `to`: approved, `recovery_pending` (stopped) or cancelled; takes `reason`. With `of` the plan must be
-/// that user's.
+/// that user's, and of that user's machines only.
 ///
 /// # Errors
 /// [`CommandError::Transition`] for a move that the table does not have; [`CommandError::Rule`] `second-person` for an
@@ -33,12 +34,13 @@ pub async fn decide(
     to: PlanStatus,
     object: &Map<String, Value>,
 ) -> Result<Changed, CommandError> {
-    let plan: Option<Plan> = sqlx::query_as("select * from ops_plan where id = $1 for no key update")
-        .bind(id)
-        .fetch_optional(tx.conn())
-        .await?;
-    let plan =
-        plan.filter(|plan| of.is_none_or(|user| *user == plan.owner_id)).ok_or(CommandError::NotFound)?;
+    let plan: Option<Plan> =
+        sqlx::query_as(concat!("select ", brief!(), " from ops_plan where id = $1 for no key update"))
+            .bind(id)
+            .fetch_optional(tx.conn())
+            .await?;
+    let may_see = |plan: &Plan| of.is_none_or(|user| plan.is_seen_by(user));
+    let plan = plan.filter(may_see).ok_or(CommandError::NotFound)?;
     let mut input = Input::new(object);
     let reason = input.text(REASON, LONGEST_REASON).value();
     input.finish().map_err(CommandError::Invalid)?;
@@ -66,21 +68,22 @@ async fn may_be_approved(tx: &mut TenantTx, caller: Caller<'_>, plan: &Plan) -> 
     if plan.ends_at <= caller.now {
         return Err(broken("plan-is-over", format!("the plan ended at {}", plan.ends_at)));
     }
-    // Two plans approved at once would not see each other.
-    let key = format!("ops_plan:{}:{}", tx.tenant(), plan.owner_id);
+    // Two plans approved at once would not see each other. One key a tenant: a cut of everybody's machines concerns all.
+    let key = format!("ops_plan:{}", tx.tenant());
     serial::take_turns(tx.conn(), vec![key]).await?;
     let site = settings::get(tx, &plan.owner_id).await?;
     if let Some(excess) = Excess::of(plan.peak_kw, plan.all_users, &site) {
         return Err(broken("over-site-cap", excess.to_string()));
     }
     let other: Option<Uuid> = sqlx::query_scalar(
-        "select id from ops_plan where owner_id = $1 and id <> $2 and status in ('approved', 'executing') \
-         and starts_at < $4 and ends_at > $3 limit 1",
+        "select id from ops_plan where (owner_id = $1 or all_users or $5) and id <> $2 \
+         and status in ('approved', 'executing') and starts_at < $4 and ends_at > $3 limit 1",
     )
     .bind(&plan.owner_id)
     .bind(plan.plan_id)
     .bind(plan.starts_at)
     .bind(plan.ends_at)
+    .bind(plan.all_users)
     .fetch_optional(tx.conn())
     .await?;
     match other {

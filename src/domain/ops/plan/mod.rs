@@ -8,6 +8,7 @@
 //! | `record` | what a plan is, and how it is read |
 //! | `decision` | approved, stopped, cancelled by somebody |
 //! | `clock` | begun, carried out and ended by the clock |
+//! | `telling` | the events that say which machines are to be off |
 
 use std::fmt;
 
@@ -28,6 +29,7 @@ use crate::identifier::UserId;
 mod clock;
 mod decision;
 mod record;
+mod telling;
 
 pub use clock::{Advanced, PlanClock, advance};
 pub use decision::decide;
@@ -69,18 +71,22 @@ pub struct Changed {
 ///
 /// # Errors
 /// [`CommandError::Rule`] `plan-is-empty` for one without rows, [`CommandError::Invalid`] if a row draws more than the site
-/// may.
+/// may, or if the plan is over already.
 pub async fn create(tx: &mut TenantTx, caller: Caller<'_>, new: &NewPlan) -> Result<Changed, CommandError> {
     let site = settings::get(tx, &new.owner).await?;
     let (Some(first), Some(last)) = (new.rows.first(), new.rows.last()) else {
         return Err(broken("plan-is-empty", "a plan has at least one row"));
     };
+    let (starts_at, ends_at) = (first.starts_at, last.starts_at + TimeDelta::seconds(last.seconds.into()));
+    if ends_at <= caller.now {
+        let message = format!("must reach beyond now: the plan would have ended at {ends_at}");
+        return Err(CommandError::Invalid(vec![FieldError::new(new.kind.field_of_its_end(), message)]));
+    }
     let peak_kw = new.rows.iter().map(|row| row.kw).max().unwrap_or_default();
     if let Some(excess) = Excess::of(peak_kw, new.all_users, &site) {
         return Err(CommandError::Invalid(vec![excess.of_field(new.kind)]));
     }
     let plan_id = Uuid::now_v7();
-    let (starts_at, ends_at) = (first.starts_at, last.starts_at + TimeDelta::seconds(last.seconds.into()));
     let tenant = tx.tenant().clone();
     sqlx::query(
         "insert into ops_plan (tenant_id, id, owner_id, kind, status, starts_at, ends_at, peak_kw, value_usd, detail, \
@@ -104,8 +110,8 @@ pub async fn create(tx: &mut TenantTx, caller: Caller<'_>, new: &NewPlan) -> Res
     .await?;
     insert_rows(tx, plan_id, &new.rows).await?;
     let data = json!({
-        "plan_id": plan_id, "user_id": new.owner, "kind": new.kind.as_str(), "starts_at": starts_at,
-        "ends_at": ends_at, "peak_kw": peak_kw, "value_usd": new.value_usd,
+        "plan_id": plan_id, "user_id": new.owner, "kind": new.kind.as_str(), "all_users": new.all_users,
+        "starts_at": starts_at, "ends_at": ends_at, "peak_kw": peak_kw, "value_usd": new.value_usd,
     });
     let event_id = emit(tx, caller, kind::OPS_PLAN_CREATED, &new.owner, plan_id.into(), data).await?;
     Ok(Changed { plan_id, status: PlanStatus::Pending, event_id })
@@ -177,8 +183,8 @@ async fn go(
     .execute(tx.conn())
     .await?;
     let data = json!({
-        "plan_id": plan.plan_id, "user_id": plan.owner_id, "from": plan.status, "to": status, "reason": to.reason,
-        "starts_at": plan.starts_at, "ends_at": plan.ends_at,
+        "plan_id": plan.plan_id, "user_id": plan.owner_id, "kind": plan.kind, "all_users": plan.all_users,
+        "from": plan.status, "to": status, "reason": to.reason, "starts_at": plan.starts_at, "ends_at": plan.ends_at,
     });
     let kind = match status {
         PlanStatus::Executing => kind::OPS_PLAN_APPLIED,
@@ -186,25 +192,9 @@ async fn go(
     };
     let event_id = emit(tx, caller, kind, &plan.owner_id, plan.plan_id.into(), data).await?;
     if plan.curtailing {
-        curtailed(tx, caller, plan, false, None).await?;
+        telling::let_go(tx, caller, plan).await?;
     }
     Ok(Changed { plan_id: plan.plan_id, status, event_id })
-}
-
-/// Tells that the miners of a plan are to be off from now on, or may run again.
-async fn curtailed(
-    tx: &mut TenantTx,
-    caller: Caller<'_>,
-    plan: &Plan,
-    off: bool,
-    row: Option<&PlanRow>,
-) -> Result<(), CommandError> {
-    let kind = if off { kind::OPS_CURTAILMENT_STARTED } else { kind::OPS_CURTAILMENT_ENDED };
-    let data = json!({
-        "source": "plan", "plan_id": plan.plan_id, "user_id": plan.owner_id,
-        "miners_offline": row.map(|row| row.miners_offline), "kw": row.map(|row| row.kw),
-    });
-    emit(tx, caller, kind, &plan.owner_id, plan.plan_id.into(), data).await.map(drop)
 }
 
 /// What a plan draws beyond the cap of its site.

@@ -30,6 +30,14 @@ impl PlanKind {
             Self::Cut => "cut",
         }
     }
+
+    /// The field of a request that says when the plan ends.
+    pub(super) fn field_of_its_end(self) -> &'static str {
+        match self {
+            Self::Optimum => "prices",
+            Self::Cut => "ends_at",
+        }
+    }
 }
 
 /// [`PlanStatus`] as a column.
@@ -64,7 +72,8 @@ pub struct Plan {
     pub peak_kw: Decimal,
     /// What the optimum is worth, USD.
     pub value_usd: Option<Decimal>,
-    /// The figures of the optimum, or the miners of the cut.
+    /// The figures of the optimum, or the miners of the cut. A plan from a list or from the clock comes without what can be
+    /// large: `miners`, `classes`, `groups`.
     pub detail: Value,
     /// Whether it has miners off at this moment.
     pub curtailing: bool,
@@ -76,6 +85,13 @@ pub struct Plan {
     pub approved_by: Option<UserId>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+}
+
+impl Plan {
+    /// Whether a user who is no admin may read it, and decide about it: their own, if it is about their machines only.
+    pub fn is_seen_by(&self, user: &UserId) -> bool {
+        self.owner_id == *user && !self.all_users
+    }
 }
 
 /// One step of a plan.
@@ -100,9 +116,21 @@ pub struct PlanRow {
 pub struct Filter<'a> {
     pub owner: Option<&'a UserId>,
     pub status: Option<PlanStatus>,
+    /// Also those of everybody's machines.
+    pub all_users: bool,
 }
 
-/// A plan of the tenant.
+/// The columns of a [`Plan`] of which many are read, or only its state counts: a cut of 100,000 machines is megabytes.
+macro_rules! brief {
+    () => {
+        "id, owner_id, kind, all_users, status, status_reason, starts_at, ends_at, peak_kw, value_usd, \
+         detail - 'miners' - 'classes' - 'groups' as detail, curtailing, stopped, recovered_at, created_by, approved_by, \
+         created_at, updated_at"
+    };
+}
+pub(super) use brief;
+
+/// A plan of the tenant, whole.
 pub async fn get(tx: &mut TenantTx, id: Uuid) -> Result<Plan, CommandError> {
     let found =
         sqlx::query_as("select * from ops_plan where id = $1").bind(id).fetch_optional(tx.conn()).await?;
@@ -117,21 +145,24 @@ pub async fn rows(tx: &mut TenantTx, id: Uuid) -> Result<Vec<PlanRow>, sqlx::Err
         .await
 }
 
-/// Up to `limit` plans in the order they were made, behind `after`.
+/// Up to `limit` plans in the order they were made, behind `after`, in brief.
 pub async fn list(
     tx: &mut TenantTx,
     filter: Filter<'_>,
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Plan>, sqlx::Error> {
-    sqlx::query_as(
-        "select * from ops_plan where ($1::text is null or owner_id = $1) and ($2::text is null or status = $2) \
-         and ($3::uuid is null or id > $3) order by id limit $4",
-    )
+    sqlx::query_as(concat!(
+        "select ",
+        brief!(),
+        " from ops_plan where ($1::text is null or owner_id = $1) and ($2::text is null or status = $2) \
+         and ($3::uuid is null or id > $3) and ($5 or not all_users) order by id limit $4"
+    ))
     .bind(filter.owner)
     .bind(filter.status.map(PlanStatus::as_str))
     .bind(after)
     .bind(limit)
+    .bind(filter.all_users)
     .fetch_all(tx.conn())
     .await
 }

@@ -118,6 +118,7 @@ fn fair_cuts_round_by_the_largest_remainder() {
     assert_eq!(parts, [("a", d("3")), ("b", d("1")), ("c", d("1"))]);
     assert_eq!(cut.cut_kw, d("5"));
     assert_eq!(cut.by_customer[0].power_kw, d("10"));
+    assert_eq!(cut.by_customer.iter().map(|c| c.miners_offline).sum::<u64>(), cut.off.len() as u64);
     // 4 kW: quotas 2, 1.2, 0.8; the largest remainder is c's.
     let cut = run(&fleet, "4", CutStrategy::FairDistribution);
     let parts: Vec<_> = cut.by_customer.iter().map(|c| c.cut_kw).collect();
