@@ -50,5 +50,6 @@ mod retention;
 mod support;
 mod tenancy;
 mod treasury;
+mod turns;
 mod wal;
 mod webhooks;
