@@ -74,7 +74,7 @@ pub struct Run {
 /// Whether a tenant's work is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Call again, in another transaction.
+    /// Call again, in another transaction, when the other tenants have had their turn.
     More,
     Done,
 }

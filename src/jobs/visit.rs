@@ -1,6 +1,6 @@
 //! One run: the lease that is kept meanwhile, and the tenants, each in transactions of its own.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -96,17 +96,20 @@ impl Runner {
             failing.iter().map(|(tenant, _)| tenant.clone()).collect()
         };
         let run = Run { id: format!("job:{job}:{}", held.claim.epoch) };
-        let mut ended = Ended { tenants: 0, tenants_failed: 0, error: None };
-        for tenant in listed.iter().filter(|tenant| !waiting.contains(tenant)) {
-            ended.tenants += 1;
+        let mut queue: VecDeque<&TenantId> =
+            listed.iter().filter(|tenant| !waiting.contains(tenant)).collect();
+        let mut ended = Ended { tenants: queue.len(), tenants_failed: 0, error: None };
+        while let Some(tenant) = queue.pop_front() {
             let failed_before = failing.iter().any(|(failed, _)| failed == tenant);
             match self.work(held, tenant, &run, stopping).await {
-                Ok(()) if failed_before => {
+                // Whoever has much to do goes behind those that have not had a turn.
+                Ok(Progress::More) => queue.push_back(tenant),
+                Ok(Progress::Done) if failed_before => {
                     let mut tx = self.db.worker().await?;
                     ledger::recovered(&mut tx, job, tenant).await?;
                     tx.commit().await?;
                 }
-                Ok(()) => {}
+                Ok(Progress::Done) => {}
                 Err(TenantFailure::Broken(broken)) => return Err(broken),
                 Err(TenantFailure::Job(error)) => {
                     warn!(job, %tenant, error, "a job failed for a tenant; it is tried again later");
@@ -122,42 +125,38 @@ impl Runner {
         Ok(ended)
     }
 
-    /// Does a tenant's work, one transaction after the other.
+    /// Does a part of a tenant's work, in one transaction.
     async fn work(
         &self,
         held: &Held,
         tenant: &TenantId,
         run: &Run,
         stopping: &CancellationToken,
-    ) -> Result<(), TenantFailure> {
+    ) -> Result<Progress, TenantFailure> {
         let broken = |error: sqlx::Error| match classify(&error) {
             // Nothing of the tenant's: the others would fare alike.
             SqlFailure::Transient => TenantFailure::Broken(Broken::Failed(error)),
             SqlFailure::Permanent => TenantFailure::Job(error.to_string()),
         };
-        loop {
-            if stopping.is_cancelled() {
-                return Err(TenantFailure::Broken(Broken::Stopped));
+        if stopping.is_cancelled() {
+            return Err(TenantFailure::Broken(Broken::Stopped));
+        }
+        // A process that was frozen for longer begins nothing more.
+        if held.has_run_out() {
+            return Err(TenantFailure::Broken(Broken::Lost));
+        }
+        let mut tx = self.db.tenant(tenant).await.map_err(broken)?;
+        let progress = AssertUnwindSafe(self.job.run(&mut tx, run)).catch_unwind().await;
+        fail::fail_point!("jobs.before_commit");
+        match progress {
+            Ok(Ok(progress)) => {
+                tx.commit().await.map_err(broken)?;
+                self.bells.ring(Bell::Outbox);
+                Ok(progress)
             }
-            // A process that was frozen for longer begins nothing more.
-            if held.has_run_out() {
-                return Err(TenantFailure::Broken(Broken::Lost));
-            }
-            let mut tx = self.db.tenant(tenant).await.map_err(broken)?;
-            let progress = AssertUnwindSafe(self.job.run(&mut tx, run)).catch_unwind().await;
-            fail::fail_point!("jobs.before_commit");
-            match progress {
-                Ok(Ok(progress)) => {
-                    tx.commit().await.map_err(broken)?;
-                    self.bells.ring(Bell::Outbox);
-                    if progress == Progress::Done {
-                        return Ok(());
-                    }
-                }
-                Ok(Err(error)) => return Err(TenantFailure::Job(in_one_line(&error))),
-                // Its message is in the log.
-                Err(_) => return Err(TenantFailure::Job("the job panicked".to_owned())),
-            }
+            Ok(Err(error)) => Err(TenantFailure::Job(in_one_line(&error))),
+            // Its message is in the log.
+            Err(_) => Err(TenantFailure::Job("the job panicked".to_owned())),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Job for Probe {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_inside.fetch_max(inside, Ordering::SeqCst);
         let tenant = tx.tenant().to_string();
-        let done = sqlx::query("insert into probe_run (tenant_id, run) select $1, $2 from probe_tenant where tenant_id = $1 and 1 / works > 0")
+        let done = sqlx::query("insert into probe_run (tenant_id, run) select $1, $2 from probe_tenant where tenant_id = $1 and 1 / least(works, 1) > 0")
             .bind(&tenant)
             .bind(&run.id)
             .execute(tx.conn())
@@ -61,7 +61,15 @@ impl Job for Probe {
         self.inside.fetch_sub(1, Ordering::SeqCst);
         assert!(!self.panics, "as the test asked for");
         done?;
-        Ok(Progress::Done)
+        let more: bool = sqlx::query_scalar(
+            "select (select works from probe_tenant where tenant_id = $1) \
+             > (select count(*) from probe_run where tenant_id = $1 and run = $2)",
+        )
+        .bind(&tenant)
+        .bind(&run.id)
+        .fetch_one(tx.conn())
+        .await?;
+        Ok(if more { Progress::More } else { Progress::Done })
     }
 }
 
@@ -70,8 +78,8 @@ async fn with_tenants() -> TestDb {
     let db = TestDb::new().await;
     db.execute(
         "create table probe_tenant (tenant_id text primary key, works int not null default 1); \
-         create table probe_run (tenant_id text, run text); \
-         grant select on probe_tenant to hi_app, hi_owner; grant insert on probe_run to hi_app; \
+         create table probe_run (tenant_id text, run text, at timestamptz not null default clock_timestamp()); \
+         grant select on probe_tenant to hi_app, hi_owner; grant select, insert on probe_run to hi_app; \
          insert into probe_tenant values ('a'), ('b'), ('c')",
     )
     .await;
@@ -277,6 +285,18 @@ async fn a_job_that_panics_or_cannot_list_its_tenants_has_failed() {
     let pause: f64 =
         db.scalar("select extract(epoch from next_run_at - finished_at)::float8 from scheduled_job").await;
     assert!((9.0..=21.0).contains(&pause), "sooner than its interval, and not at once: {pause}");
+}
+
+/// Whoever has much to do does it a part at a time, in turn with the others.
+#[tokio::test]
+async fn a_tenant_with_much_to_do_goes_behind_the_others() {
+    let db = with_tenants().await;
+    db.execute("update probe_tenant set works = case tenant_id when 'a' then 3 when 'b' then 1 else 2 end")
+        .await;
+    let probe = Probe::new(1_000);
+    assert_eq!(ended(step(&runner(&db, &probe, LONG).await).await), well(3));
+    let turns: String = db.scalar("select string_agg(tenant_id, ' ' order by at) from probe_run").await;
+    assert_eq!(turns, "a b c a c a");
 }
 
 /// The look across tenants cannot write, whatever it is asked.
