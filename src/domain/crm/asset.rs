@@ -73,7 +73,6 @@ pub const MACHINE: Machine<AssetState> = Machine {
         (Mining, Maintenance, Rule::Asked),
         (Mining, Decommissioned, Rule::Asked),
         (Maintenance, Mining, Rule::Asked),
-        (Maintenance, Deployed, Rule::Asked),
         (Maintenance, Decommissioned, Rule::Asked),
     ],
 };
@@ -181,7 +180,7 @@ impl Mutable for Asset {
         let machine_changes = !changes(&old, &new)?.is_empty();
         new.serial_number = input.text(SERIAL, LONGEST_SERIAL).cleared(&old.serial_number);
         new.notes = fields::notes(&mut input, NOTES).cleared(&old.notes);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, fields::STATE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         if machine_changes && old.miner_id.is_some() {
             let detail =

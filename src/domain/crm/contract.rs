@@ -158,7 +158,7 @@ impl Mutable for Contract {
         new.first_invoice_usd = input.kept(FIRST_INVOICE, first, &old.first_invoice_usd);
         new.notes = fields::notes(&mut input, NOTES).cleared(&old.notes);
         within_value(&mut input, new.first_invoice_usd, new.value_usd);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, fields::STATE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         let agreed = |c: &Self| (c.title.clone(), c.value_usd, c.first_invoice_usd);
         if old.state != Draft && agreed(&new) != agreed(&old) {

@@ -169,7 +169,7 @@ impl Mutable for Deal {
         new.value_usd = input.kept(VALUE, value, &old.value_usd);
         let probability = probability(&mut input);
         new.probability_percent = input.kept(PROBABILITY, probability, &old.probability_percent);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, STAGE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         let figures_change =
             (new.value_usd, new.probability_percent) != (old.value_usd, old.probability_percent);

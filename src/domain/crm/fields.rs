@@ -17,6 +17,7 @@ pub(super) const NOTES: Names = &["notes"];
 pub(super) const OWNER: Names = &["owner_id"];
 pub(super) const ACCOUNT: Names = &["account_id"];
 pub(super) const DESCRIPTION: Names = &["description"];
+pub(super) const STATE: Names = &["state"];
 pub(super) const VALUE: Names = &["value_usd", "value"];
 
 const LONGEST_NAME: usize = 200;
@@ -71,9 +72,16 @@ pub(super) fn id(input: &mut Input<'_>, names: Names) -> Given<Uuid> {
 }
 
 /// A PATCH changes no state: it may only repeat the one there is.
-pub(super) fn keep_state(input: &mut Input<'_>, object: &Map<String, Value>, state: &str, path: &str) {
-    if object.get("state").is_some_and(|given| given != state) {
-        input.refuse("state", format!("is changed through POST /api/crm/{path}/{{id}}/transitions"));
+pub(super) fn keep_state(
+    input: &mut Input<'_>,
+    object: &Map<String, Value>,
+    names: Names,
+    state: &str,
+    path: &str,
+) {
+    let given = names.iter().filter_map(|name| object.get(*name));
+    if given.into_iter().any(|given| given != state) {
+        input.refuse(names[0], format!("is changed through POST /api/crm/{path}/{{id}}/transitions"));
     }
 }
 

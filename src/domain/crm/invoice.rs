@@ -154,7 +154,7 @@ impl Mutable for Invoice {
         new.total_usd = input.kept(TOTAL, total, &old.total_usd);
         let due_at = due(&mut input);
         new.due_at = input.kept(DUE, due_at, &old.due_at);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, fields::STATE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         if old.state != Draft && (new.total_usd, new.due_at) != (old.total_usd, old.due_at) {
             let detail = format!("the invoice is {}: only a draft is rewritten", old.state.as_str());

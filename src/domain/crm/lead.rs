@@ -161,7 +161,7 @@ impl Mutable for Lead {
         new.source = input.text(SOURCE, LONGEST_SOURCE).cleared(&old.source);
         new.notes = fields::notes(&mut input, NOTES).cleared(&old.notes);
         new.owner_id = input.kept(OWNER, owner, &old.owner_id);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, fields::STATE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         let mut done = Done::new(id);
         let changes = changes(&old, &new)?;
@@ -225,12 +225,18 @@ async fn convert(
     step: &Step<LeadState>,
 ) -> Result<Done, CommandError> {
     let called = lead.company.as_ref().unwrap_or(&lead.name);
-    let existing = match fields::id(&mut input, ACCOUNT).value() {
+    let named = fields::id(&mut input, ACCOUNT).value();
+    let existing = match named {
         Some(id) => account::found(tx, &mut input, id).await?,
         None => None,
     };
-    let name = fields::name(&mut input, ACCOUNT_NAME).value().unwrap_or_else(|| called.clone());
+    let name = fields::name(&mut input, ACCOUNT_NAME).value();
     let user = account::portfolio_user(&mut input);
+    for (field, is_given) in [(ACCOUNT_NAME[0], name.is_some()), (account::PORTFOLIO_USER, user.is_some())] {
+        if named.is_some() && is_given {
+            input.refuse(field, "is of an account that is made: give account_id or this, not both");
+        }
+    }
     let deal_name = fields::name(&mut input, DEAL_NAME).value().unwrap_or_else(|| called.clone());
     let value_usd = fields::usd(&mut input, VALUE, Low::From(Decimal::ZERO)).value().unwrap_or_default();
     let (stage, probability) = deal::opening(&mut input, DealState::Prospecting);
@@ -243,7 +249,7 @@ async fn convert(
             let account_id = Uuid::now_v7();
             let account = Account {
                 account_id,
-                name,
+                name: name.unwrap_or_else(|| called.clone()),
                 email: lead.email.clone(),
                 phone: lead.phone.clone(),
                 notes: lead.notes.clone(),

@@ -161,7 +161,7 @@ impl Mutable for Ticket {
         new.priority = input.kept(PRIORITY, priority, &old.priority);
         let owner = fields::owner(&mut input);
         new.owner_id = input.kept(OWNER, owner, &old.owner_id);
-        fields::keep_state(&mut input, given, old.state.as_str(), Self::PATH);
+        fields::keep_state(&mut input, given, fields::STATE, old.state.as_str(), Self::PATH);
         input.finish().map_err(CommandError::Invalid)?;
         let mut done = Done::new(id);
         let changes = changes(&old, &new)?;

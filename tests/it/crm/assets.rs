@@ -52,12 +52,13 @@ async fn deployment_makes_a_miner_and_decommissioning_removes_it() {
         ("MINING", "online"),
         ("DEPLOYED", "offline"),
         ("MAINTENANCE", "maintenance"),
-        ("DEPLOYED", "offline"),
     ] {
         let moved = go(&api, "assets", &id, json!({"to": to, "reason": "shift"})).await.expect(200);
         assert_eq!(kinds(&moved), ["crm.asset_status_changed", "miner.status_changed"], "{to}");
         assert_eq!(api.get(&path).await.body["data"]["status"], status);
     }
+    // It is started from here: deployed it was once.
+    problem(&go(&api, "assets", &id, json!({"to": "DEPLOYED"})).await, 409, "invalid-transition");
     let gone = go(&api, "assets", &id, json!({"to": "DECOMMISSIONED"})).await.expect(200);
     assert_eq!(kinds(&gone), ["crm.asset_status_changed", "miner.removed"]);
     api.get(&path).await.expect(404);

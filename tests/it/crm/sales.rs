@@ -72,6 +72,11 @@ async fn a_conversion_that_is_refused_makes_nothing() {
         let refused = api.ask(&admin, Method::POST, &path, body).await.expect(422);
         assert_eq!(refused.fields(), [field], "{value}");
     }
+    // Of an account that exists nothing is made.
+    for (field, value) in [("account_name", json!("Other")), ("portfolio_user_id", json!(api.user))] {
+        let body = json!({"to": "CONVERTED", "account_id": account, field: value});
+        assert_eq!(go(&api, "leads", &lead, body).await.expect(422).fields(), [field]);
+    }
     assert_eq!(written(&db).await, before);
     // An account that exists is taken, and no other made.
     let converted =
@@ -92,6 +97,12 @@ async fn the_stage_sets_the_probability_unless_it_is_given() {
         assert_eq!(shown(&api, "deals", &id).await["probability_percent"], percent, "{stage}");
     }
     let id = deal(&api, &account, "PROSPECTING", json!("0.1")).await;
+    for name in ["state", "stage"] {
+        let path = format!("/api/crm/deals/{id}");
+        let refused = api.patch(&path, json!({name: "PROPOSAL"})).await.expect(422);
+        assert_eq!(refused.fields(), ["state"], "{name}");
+        api.patch(&path, json!({name: "PROSPECTING"})).await.expect(200);
+    }
     let moved = go(&api, "deals", &id, json!({"to": "PROPOSAL", "probability": 60})).await.expect(200);
     assert_eq!(kinds(&moved), ["crm.deal_stage_changed"]);
     assert_eq!(shown(&api, "deals", &id).await["probability_percent"], 60);
