@@ -127,8 +127,7 @@ pub async fn add(
     Ok(Written { webhook_id: id, event_id: Some(event_id), secret: Some(secret) })
 }
 
-/// Changes `url`, `description` and `enabled`. Switched off, what waits has failed; switched on, it starts with a clean
-/// sheet.
+/// Changes `url`, `description` and `enabled`. Switched off or on, what waits has failed: it starts with a clean sheet.
 pub async fn update(
     tx: &mut TenantTx,
     caller: Caller<'_>,
@@ -172,7 +171,7 @@ pub async fn update(
     .bind(enabled)
     .execute(tx.conn())
     .await?;
-    if !enabled {
+    if enabled != old.enabled {
         delivery::give_up(tx, id).await?;
     }
     let data = json!({"webhook_id": id, "changes": changes});

@@ -11,7 +11,8 @@
 //! | file | content |
 //! |---|---|
 //! | `queue` | the statements: enqueue, claim, mark |
-//! | `sender` | the loop, and who may have how many in flight |
+//! | `sender` | the loop |
+//! | `share` | who may have how many in flight |
 //! | `post` | one request to one address |
 //!
 //! Deliveries have no order, not even of one endpoint: a failing one is retried while later ones go out.
@@ -19,6 +20,7 @@
 mod post;
 mod queue;
 mod sender;
+mod share;
 
 pub use queue::enqueue;
 pub use sender::{Sender, Settings};

@@ -22,18 +22,21 @@ use crate::domain::webhook::{Target, is_public};
 
 const USER_AGENT: &str = concat!("hashinsight/", env!("CARGO_PKG_VERSION"));
 
-/// Why a request was not answered with success.
+/// What a tenant is told of a name that does not resolve, and of one whose address is not for it: told apart, they would say
+/// which names the operator's network has.
+const NOT_PUBLIC: &str = "the host has no public address: check its name; a host with an address that is not public the \
+                          operator has to allow in webhooks.allowed_hosts";
+
+/// Why a request was not answered with success. Its text is for the tenant, what else it holds for the operator's log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("the URL is not allowed any more: it {0}")]
     Url(String),
     #[error("the secret was sealed with another webhooks.key: rotate it")]
     Secret,
-    #[error("the name does not resolve: {0}")]
+    #[error("{NOT_PUBLIC}")]
     Name(io::Error),
-    #[error(
-        "the host has the address {0}, which is not public: the operator has to allow it in webhooks.allowed_hosts"
-    )]
+    #[error("{NOT_PUBLIC}")]
     Address(IpAddr),
     #[error("no connection: {0}")]
     Connect(io::Error),
@@ -143,4 +146,19 @@ where
         _ = connection => asked.await,
     };
     status.map_err(Failure::Http)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_told_no_address() {
+        let address = Failure::Address(IpAddr::from([10, 3, 4, 5]));
+        let name = Failure::Name(io::Error::other("no such name"));
+        assert_eq!(address.to_string(), name.to_string(), "nor whether there is one");
+        assert!(!address.to_string().contains("10.3.4.5"), "{address}");
+        assert!(address.to_string().contains("webhooks.allowed_hosts"));
+        assert!(format!("{address:?}").contains("10.3.4.5"), "the log has it");
+    }
 }

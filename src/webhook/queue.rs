@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::share::Lane;
 use crate::db::{Db, WorkerTx};
 use crate::event::Event;
 use crate::identifier::TenantId;
@@ -26,9 +27,10 @@ pub async fn enqueue(
     events: &[&Event],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        // An endpoint that is being removed is waited for: the row would refer to nothing.
+        // An endpoint that is being removed is waited for: the row would refer to nothing. So is one that is being switched
+        // off or on: who switches gives up what waits, and nothing comes in behind that.
         "with e as materialized ( \
-           select id from webhook_endpoint where tenant_id = $1 and enabled for key share) \
+           select id from webhook_endpoint where tenant_id = $1 and enabled for share) \
          insert into webhook_delivery (tenant_id, endpoint_id, event_id, event_kind, body) \
          select $1, e.id, u.event_id, u.kind, u.body from e \
          cross join unnest($2::uuid[], $3::text[], $4::text[]) u (event_id, kind, body) on conflict do nothing",
@@ -42,14 +44,24 @@ pub async fn enqueue(
     .map(drop)
 }
 
-/// The tenants with something to send that nobody is at, the one that waits longest first.
-pub(super) async fn due(db: &Db) -> Result<Vec<TenantId>, sqlx::Error> {
-    let statement = "select tenant_id from webhook_delivery where state = 'pending' \
-                     and next_attempt_at <= statement_timestamp() \
-                     and (lease_until is null or lease_until < statement_timestamp()) \
-                     group by tenant_id order by min(next_attempt_at)";
-    let rows: Vec<(TenantId,)> = db.across_tenants(statement, &[]).await?;
-    Ok(rows.into_iter().map(|(tenant,)| tenant).collect())
+/// What is due that nobody is at, by tenant, the one that waits longest first. One look into the queue of each endpoint,
+/// however long it is.
+pub(super) async fn due(db: &Db) -> Result<Vec<Lane>, sqlx::Error> {
+    let statement = "select e.tenant_id, e.failing_since is not null, count(*) from webhook_endpoint e \
+                     cross join lateral ( \
+                       select d.next_attempt_at from webhook_delivery d \
+                       where d.tenant_id = e.tenant_id and d.endpoint_id = e.id and d.state = 'pending' \
+                         and d.next_attempt_at <= statement_timestamp() \
+                         and (d.lease_until is null or d.lease_until < statement_timestamp()) \
+                       order by d.next_attempt_at limit 1) d \
+                     where e.enabled group by 1, 2 order by min(d.next_attempt_at)";
+    let rows: Vec<(TenantId, bool, i64)> = db.across_tenants(statement, &[]).await?;
+    let lane = |(tenant, failing, endpoints)| Lane {
+        tenant,
+        failing,
+        endpoints: usize::try_from(endpoints).unwrap_or(usize::MAX),
+    };
+    Ok(rows.into_iter().map(lane).collect())
 }
 
 /// A delivery that is ours to attempt.
@@ -68,25 +80,27 @@ pub(super) struct Claimed {
     pub(super) previous_secret: Option<Vec<u8>>,
 }
 
-/// Claims up to `most` deliveries of a tenant for a lease, and so many of an endpoint that it has at most
+/// Claims up to `most` deliveries of a lane for a lease, and so many of an endpoint that it has at most
 /// `most_of_endpoint` in flight, in all processes together.
 pub(super) async fn claim(
     tx: &mut WorkerTx,
-    tenant: &TenantId,
+    lane: &Lane,
     most: usize,
     most_of_endpoint: usize,
     lease: Duration,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
+    let tenant = &lane.tenant;
     let conn = tx.for_tenant(tenant).await?;
     // Who counts what an endpoint has in flight counts alone.
     let endpoints: Vec<Uuid> = sqlx::query_scalar(
-        "select id from webhook_endpoint e where tenant_id = $1 and enabled and exists ( \
+        "select id from webhook_endpoint e where tenant_id = $1 and enabled and (failing_since is not null) = $2 and exists ( \
            select from webhook_delivery d where d.tenant_id = $1 and d.endpoint_id = e.id and d.state = 'pending' \
            and d.next_attempt_at <= statement_timestamp() \
            and (d.lease_until is null or d.lease_until < statement_timestamp())) \
          for no key update skip locked",
     )
     .bind(tenant.as_str())
+    .bind(lane.failing)
     .fetch_all(&mut *conn)
     .await?;
     sqlx::query_as(

@@ -1,6 +1,5 @@
 //! The loop: as many deliveries as may be in flight, of as many tenants as have any.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use uuid::Uuid;
 
 use super::post::{Client, Failure, Message};
 use super::queue::{self, Claimed, RETRIES};
+use super::share::{Lane, Most, Taken, share};
 use crate::backoff::{Backoff, jittered};
 use crate::db::Db;
 use crate::domain::Caller;
@@ -66,7 +66,8 @@ impl Sender {
     pub async fn run(self, stopping: CancellationToken) -> anyhow::Result<()> {
         let mut bell = self.bells.listen(Bell::Applied);
         let poll = self.settings.poll;
-        let mut in_flight = InFlight { sender: Arc::new(self), tasks: JoinSet::new(), of: HashMap::new() };
+        let mut in_flight =
+            InFlight { sender: Arc::new(self), tasks: JoinSet::new(), taken: Taken::default() };
         let mut backoff = Backoff::default();
         info!("webhooks are sent");
         while !stopping.is_cancelled() {
@@ -112,7 +113,8 @@ impl Sender {
             }
             Err(failure) => {
                 metrics::webhook_delivery(failure.result());
-                debug!(%endpoint, %event_id, attempt = claimed.attempts, %failure, "a webhook was not delivered");
+                // With what is not for the tenant: the addresses of a name.
+                debug!(%endpoint, %event_id, attempt = claimed.attempts, ?failure, "a webhook was not delivered");
                 self.failed(tenant, claimed, failure).await
             }
         };
@@ -124,13 +126,14 @@ impl Sender {
     async fn attempt(&self, tenant: &TenantId, claimed: &Claimed) -> Result<u16, Failure> {
         let target = Target::parse(&claimed.url, &self.settings.allowed)
             .map_err(|refused| Failure::Url(refused.to_string()))?;
-        let sealed = [Some(&claimed.secret), claimed.previous_secret.as_ref()];
         let open = |sealed: &Vec<u8>| self.vault.open(sealed, tenant, claimed.endpoint_id);
-        let secrets: Option<Vec<_>> = sealed.into_iter().flatten().map(open).collect();
+        let newest = open(&claimed.secret).ok_or(Failure::Secret)?;
+        // One that another key sealed signs no more: to rotate is the way out of that.
+        let previous = claimed.previous_secret.as_ref().and_then(open);
         let (id, timestamp) = (claimed.event_id.to_string(), self.db.now().timestamp());
-        let secrets = secrets.ok_or(Failure::Secret)?;
         let sign = |secret: &Secret| secret.sign(&id, timestamp, &claimed.body);
-        let signatures = secrets.iter().map(sign).collect::<Vec<_>>().join(" ");
+        let signatures = [Some(&newest), previous.as_ref()].into_iter().flatten().map(sign);
+        let signatures = signatures.collect::<Vec<_>>().join(" ");
         let message = Message { id: &id, timestamp, signatures: &signatures, body: &claimed.body };
         self.client.post(&target, &message).await
     }
@@ -171,8 +174,9 @@ impl Sender {
 /// What is being sent by this process.
 struct InFlight {
     sender: Arc<Sender>,
-    tasks: JoinSet<TenantId>,
-    of: HashMap<TenantId, usize>,
+    /// Each with its tenant, and whether its endpoint was failing.
+    tasks: JoinSet<(TenantId, bool)>,
+    taken: Taken,
 }
 
 impl InFlight {
@@ -182,32 +186,45 @@ impl InFlight {
             self.ended(ended);
         }
         let settings = &self.sender.settings;
-        let mut started = 0;
-        if self.tasks.len() >= settings.in_flight {
+        let most = Most { in_all: settings.in_flight, of_tenant: settings.in_flight_of_tenant };
+        if self.tasks.len() >= most.in_all {
             return Ok(0);
         }
-        let (most, most_of_tenant) = (settings.in_flight, settings.in_flight_of_tenant);
-        for tenant in queue::due(&self.sender.db).await? {
-            let of_tenant = self.of.get(&tenant).copied().unwrap_or_default();
-            let room = (most - self.tasks.len()).min(most_of_tenant.saturating_sub(of_tenant));
-            if room == 0 {
-                continue;
+        let mut started = 0;
+        let mut lanes = queue::due(&self.sender.db).await?;
+        loop {
+            let free = most.in_all.saturating_sub(self.tasks.len());
+            let shares = share(&lanes, &self.taken, most, free);
+            if shares.iter().all(|room| *room == 0) {
+                return Ok(started);
             }
-            let claimed = self.sender.claim(&tenant, room).await?;
-            started += claimed.len();
-            for one in claimed {
-                *self.of.entry(tenant.clone()).or_default() += 1;
-                let (sender, tenant) = (Arc::clone(&self.sender), tenant.clone());
-                self.tasks.spawn(async move {
-                    let delivered = AssertUnwindSafe(Box::pin(sender.deliver(&tenant, &one))).catch_unwind();
-                    if delivered.await.is_err() {
-                        error!(endpoint = %one.endpoint_id, "a webhook's task panicked; it is sent again");
-                    }
-                    tenant
-                });
+            let mut shares = shares.into_iter();
+            let mut left = Vec::with_capacity(lanes.len());
+            for lane in lanes {
+                let room = shares.next().unwrap_or_default();
+                let claimed = if room > 0 { self.sender.claim(&lane, room).await? } else { Vec::new() };
+                started += claimed.len();
+                // Whoever did not take its share has no more that may go out: the others have it.
+                let is_done = claimed.len() < room;
+                claimed.into_iter().for_each(|one| self.start(&lane, one));
+                if !is_done {
+                    left.push(lane);
+                }
             }
+            lanes = left;
         }
-        Ok(started)
+    }
+
+    fn start(&mut self, lane: &Lane, claimed: Claimed) {
+        self.taken.begin(&lane.tenant, lane.failing);
+        let (sender, tenant, failing) = (Arc::clone(&self.sender), lane.tenant.clone(), lane.failing);
+        self.tasks.spawn(async move {
+            let delivered = AssertUnwindSafe(Box::pin(sender.deliver(&tenant, &claimed))).catch_unwind();
+            if delivered.await.is_err() {
+                error!(endpoint = %claimed.endpoint_id, "a webhook's task panicked; it is sent again");
+            }
+            (tenant, failing)
+        });
     }
 
     /// Returns when one of them has ended; never where there is none.
@@ -218,23 +235,19 @@ impl InFlight {
         }
     }
 
-    fn ended(&mut self, ended: Result<TenantId, JoinError>) {
+    fn ended(&mut self, ended: Result<(TenantId, bool), JoinError>) {
         // Panics are caught inside, and nothing is aborted.
-        let Ok(tenant) = ended else { return };
-        if let Some(count) = self.of.get_mut(&tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.of.remove(&tenant);
-            }
-        }
+        let Ok((tenant, failing)) = ended else { return };
+        self.taken.end(&tenant, failing);
     }
 }
 
 impl Sender {
-    async fn claim(&self, tenant: &TenantId, most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
+    async fn claim(&self, lane: &Lane, most: usize) -> Result<Vec<Claimed>, sqlx::Error> {
         let lease = self.settings.timeout + MARGIN;
+        let of_endpoint = if lane.failing { 1 } else { self.settings.in_flight_of_endpoint };
         let mut tx = self.db.worker().await?;
-        let claimed = queue::claim(&mut tx, tenant, most, self.settings.in_flight_of_endpoint, lease).await?;
+        let claimed = queue::claim(&mut tx, lane, most, of_endpoint, lease).await?;
         tx.commit().await?;
         Ok(claimed)
     }

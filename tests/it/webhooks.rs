@@ -4,12 +4,15 @@ mod endpoints;
 mod failing;
 mod processes;
 mod receiver;
+mod shares;
+mod switching;
 mod targets;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hashinsight::config::Config;
+use hashinsight::db::WorkerTx;
 use hashinsight::domain::webhook::{AllowedHosts, Vault};
 use hashinsight::economics::Assumptions;
 use hashinsight::event::Event;
@@ -52,6 +55,11 @@ async fn event(api: &TestApi) -> String {
 
 /// Applies every event of the outbox as the group does, in one batch: those it has seen have no effect.
 async fn group_applies(db: &TestDb) {
+    group_has_applied(db).await.commit().await.expect("commit");
+}
+
+/// The group's transaction, before its end.
+async fn group_has_applied(db: &TestDb) -> WorkerTx {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "select event_key, payload::text, tenant_id from event_outbox where aggregate_type = 'crm' order by position",
     )
@@ -66,7 +74,7 @@ async fn group_applies(db: &TestDb) {
     let group = groups.iter().find(|group| group.name == GROUP).expect("the group");
     let mut tx = db.db.worker().await.expect("begin");
     group.handler.apply(&mut tx, &events.iter().collect::<Vec<_>>()).await.expect("applied");
-    tx.commit().await.expect("commit");
+    tx
 }
 
 /// What was queued before the test begins is not its subject.

@@ -95,7 +95,7 @@ pub async fn redeliver(tx: &mut TenantTx, caller: Caller<'_>, id: Uuid) -> Resul
     Ok(event_id)
 }
 
-/// What waits for an endpoint that is switched off is not sent any more.
+/// What waits for an endpoint that is switched off or on is not sent any more.
 pub(super) async fn give_up(tx: &mut TenantTx, endpoint: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update webhook_delivery set state = 'failed', last_error = 'the webhook was disabled' \

@@ -166,6 +166,13 @@ impl TestApi {
         }
     }
 
+    /// The same tenant and user under the configuration as it is by now.
+    pub(crate) async fn under(&self, db: &TestDb) -> Self {
+        let mut other = Self::start(db).await;
+        (other.tenant, other.user) = (self.tenant.clone(), self.user.clone());
+        other
+    }
+
     /// The address of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)

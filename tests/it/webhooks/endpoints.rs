@@ -3,7 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Sending, delivery, event, group_applies, nothing_is_queued, start, webhook};
+use super::receiver::Receiver;
+use super::{Sending, delivery, event, group_applies, nothing_is_queued, start, time_passes, webhook};
 use crate::support::{TestApi, TestDb};
 
 const URL: &str = "https://crm.example.com/hook";
@@ -127,7 +128,8 @@ async fn without_a_key_no_webhook_is_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_another_key_is_named() {
     let (mut db, api) = start(&[]).await;
-    let (id, _) = webhook(&api, URL).await;
+    let receiver = Receiver::answers(200).await;
+    let (id, _) = webhook(&api, &receiver.url("/")).await;
     nothing_is_queued(&db).await;
     event(&api).await;
     group_applies(&db).await;
@@ -135,5 +137,15 @@ async fn a_secret_of_another_key_is_named() {
     let sending = Sending::start(&db);
     let shown = delivery(&api, &id, |one| one["last_error"].is_string()).await;
     assert_eq!(shown["last_error"], "the secret was sealed with another webhooks.key: rotate it");
+
+    // That is the way out: the new secret signs, the old one is nobody's any more.
+    let renewed = api.under(&db).await;
+    let rotated = renewed.post(&format!("/api/webhooks/{id}/rotate"), json!({})).await.expect(200);
+    let secret = rotated.body["secret"].as_str().expect("a secret");
+    time_passes(&db).await;
+    let seen = receiver.next(1).await;
+    assert_eq!(seen.header("webhook-signature"), seen.expected_signature(secret));
     sending.stop().await;
+    let overlaps: bool = db.scalar("select previous_secret_until > now() from webhook_endpoint").await;
+    assert!(overlaps);
 }
