@@ -56,20 +56,22 @@ fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
     about(who, params.user("user_id")?, who.is_admin(), refusal)
 }
 
-/// What to know about figures at a price of this time.
-fn warnings(as_of: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<&'static str> {
-    match as_of {
-        None => vec![Blind::NoPrice.as_str()],
-        Some(at) if now - at > price::FRESH => vec![Blind::StalePrice.as_str()],
-        Some(_) => Vec::new(),
-    }
+/// What to know about figures at a price of this time, beside what is stored with them.
+fn warnings(stored: &[String], as_of: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
+    let of_price = match as_of {
+        None => Some(Blind::NoPrice),
+        Some(at) if now - at > price::FRESH => Some(Blind::StalePrice),
+        Some(_) => None,
+    };
+    let of_price = of_price.map(|blind| blind.as_str().to_owned());
+    stored.iter().cloned().chain(of_price).collect()
 }
 
 #[derive(Serialize)]
 struct ShownOverview {
     #[serde(flatten)]
     overview: Overview,
-    warnings: Vec<&'static str>,
+    warnings: Vec<String>,
 }
 
 /// GET /api/treasury/overview?user_id=&after=&wait=: {data}.
@@ -82,7 +84,7 @@ async fn overview(
     After::of(&params)?.wait(&api, &who.tenant, &MODEL).await?;
     let mut tx = api.db.tenant(&who.tenant).await?;
     let overview = read_model::overview(&mut tx, &user).await?;
-    let warnings = warnings(overview.as_of, tx.now());
+    let warnings = warnings(&overview.warnings, overview.as_of, tx.now());
     tx.commit().await?;
     Ok(Json(json!({"data": ShownOverview { overview, warnings }})).into_response())
 }
@@ -98,7 +100,7 @@ async fn signals(
     let mut tx = api.db.tenant(&who.tenant).await?;
     let overview = read_model::overview(&mut tx, &user).await?;
     let signals = read_model::signals(&mut tx, &user).await?;
-    let warnings = warnings(overview.as_of, tx.now());
+    let warnings = warnings(&overview.warnings, overview.as_of, tx.now());
     tx.commit().await?;
     let answer = json!({
         "data": signals, "unevaluated": overview.unevaluated, "as_of": overview.as_of, "warnings": warnings,
@@ -206,11 +208,11 @@ mod tests {
     #[test]
     fn a_price_older_than_thirty_minutes_is_warned_of() {
         let now = DateTime::UNIX_EPOCH + TimeDelta::days(1);
-        assert_eq!(warnings(None, now), ["no-price"]);
-        assert!(warnings(Some(now - TimeDelta::minutes(30)), now).is_empty());
-        assert_eq!(
-            warnings(Some(now - TimeDelta::minutes(30) - TimeDelta::milliseconds(1)), now),
-            ["stale-price"]
-        );
+        assert_eq!(warnings(&[], None, now), ["no-price"]);
+        let old = now - TimeDelta::minutes(30);
+        assert!(warnings(&[], Some(old), now).is_empty());
+        assert_eq!(warnings(&[], Some(old - TimeDelta::milliseconds(1)), now), ["stale-price"]);
+        let stored = ["out-of-range".to_owned()];
+        assert_eq!(warnings(&stored, None, now), ["out-of-range", "no-price"]);
     }
 }

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use tracing::error;
 use uuid::Uuid;
 
 use super::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
 use crate::db::{Tenanted, WorkerTx};
-use crate::domain::treasury::price::{self, Prices};
+use crate::domain::treasury::price::{self, Price};
 use crate::domain::treasury::{Settings, account, execution, lot};
 use crate::economics::treasury::money::{booked_usd, value_usd};
-use crate::economics::treasury::{Lot, inventory};
+use crate::economics::treasury::{Inventory, Lot, TreasuryError, inventory};
 use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
 use crate::read_model::treasury::{DRIVING, KINDS};
 use crate::read_model::treasury_write::{self, Figures, Sums};
+use outlook::Outlook;
 
 mod outlook;
 mod signals;
@@ -111,6 +113,12 @@ async fn recompute<T: Tenanted>(
     }
     let sums = treasury_write::sums(tx.conn(), &users).await?;
     let mut sums: HashMap<String, Sums> = sums.into_iter().map(|sums| (sums.user_id.clone(), sums)).collect();
+    // The market is the tenant's: it is looked at once for all of its accounts.
+    let outlook = match prices.current() {
+        Some(price) => Some(Outlook::of(tx.conn(), &settings, price, now).await?),
+        // Without a price that counts, what was said last stands.
+        None => None,
+    };
     for settings in settings {
         let user = settings.user_id.clone();
         let Some(event_id) = causes.get(&user).copied() else { continue };
@@ -121,7 +129,7 @@ async fn recompute<T: Tenanted>(
             settings,
             event_id,
         };
-        account.recompute(tx, &prices, now).await?;
+        account.recompute(tx, prices.newest.as_ref(), outlook.as_ref()).await?;
     }
     Ok(())
 }
@@ -139,35 +147,47 @@ impl Account {
     async fn recompute<T: Tenanted>(
         &self,
         tx: &mut T,
-        prices: &Prices,
-        now: DateTime<Utc>,
+        newest: Option<&Price>,
+        outlook: Option<&Outlook>,
     ) -> Result<(), HandlerError> {
-        let newest = prices.newest.as_ref();
-        let price_usd = newest.map(|price| price.price_usd);
-        let inventory = inventory(&self.lots, price_usd, self.cash_usd, self.settings.opex_usd_month)?;
-        let hedged = self.sums.hedged_sat.unsigned_abs();
-        let hedge_gain = price_usd.map(|price| value_usd(hedged, price)).transpose()?;
-        let plan = match prices.current() {
-            Some(price) => Some(outlook::plan(tx.conn(), self, &inventory, price, now).await?),
-            // Without a price that counts, what was said last stands.
+        let (tenant, user) = (tx.tenant().clone(), &self.settings.user_id);
+        let (inventory, hedge_gain) = match self.held(newest.map(|price| price.price_usd)) {
+            Ok(held) => held,
+            // One account's figures do not keep the others from theirs.
+            Err(error) => {
+                error!(%tenant, %user, %error, "the figures of a treasury cannot be computed from what is stored");
+                treasury_write::store_out_of_range(tx.conn(), &tenant, user, self.event_id).await?;
+                return Ok(());
+            }
+        };
+        let plan = match outlook {
+            Some(outlook) => Some(outlook.plan(tx.conn(), self, &inventory).await?),
             None => None,
         };
         if let Some(plan) = &plan {
-            signals::store(tx, &self.settings.user_id, self.event_id, &plan.signals).await?;
+            signals::store(tx, user, self.event_id, plan).await?;
         }
         let figures = Figures {
             inventory: &inventory,
             lots: self.lots.len(),
             sums: &self.sums,
-            hedge_gain_usd: hedge_gain.map(|value| booked_usd(self.sums.hedged_usd - value).normalize()),
+            hedge_gain_usd: hedge_gain,
             cash_usd: self.cash_usd,
             opex_usd_month: self.settings.opex_usd_month,
             unevaluated: plan.as_ref().map_or(&[][..], |plan| plan.unevaluated.as_slice()),
             price: newest.map(|price| (price.price_usd, price.snapshot_id, price.at)),
             event_id: self.event_id,
         };
-        let tenant = tx.tenant().clone();
-        treasury_write::store(tx.conn(), &tenant, &self.settings.user_id, &figures).await?;
+        treasury_write::store(tx.conn(), &tenant, user, &figures).await?;
         Ok(())
+    }
+
+    /// What is held at a price, and what closing the hedges at it would bring.
+    fn held(&self, price_usd: Option<Decimal>) -> Result<(Inventory, Option<Decimal>), TreasuryError> {
+        let inventory = inventory(&self.lots, price_usd, self.cash_usd, self.settings.opex_usd_month)?;
+        let hedged = self.sums.hedged_sat.unsigned_abs();
+        let value = price_usd.map(|price| value_usd(hedged, price)).transpose()?;
+        let gain = value.map(|value| booked_usd(self.sums.hedged_usd - value).normalize());
+        Ok((inventory, gain))
     }
 }

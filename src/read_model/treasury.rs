@@ -60,13 +60,16 @@ pub struct Overview {
     pub runway_days: Option<Decimal>,
     /// Trades that may still be filled.
     pub open_trades: i64,
-    /// Strategies that lack an input, as {strategy, field}.
+    /// Strategies that lack an input or cannot be computed, as {strategy, field}.
     pub unevaluated: Value,
     pub btc_price_usd: Option<Decimal>,
     /// The network snapshot behind the price.
     pub snapshot_id: Option<Uuid>,
     /// From when the price is.
     pub as_of: Option<DateTime<Utc>>,
+    /// `out-of-range` where the figures cannot be computed: then they are those of before.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
     /// Grows with every recomputation.
     pub version: i64,
     pub computed_at: Option<DateTime<Utc>>,
@@ -100,6 +103,7 @@ impl Overview {
             btc_price_usd: None,
             snapshot_id: None,
             as_of: None,
+            warnings: Vec::new(),
             version: 0,
             computed_at: None,
             event_id: None,

@@ -9,6 +9,9 @@ use uuid::Uuid;
 use crate::economics::treasury::{Inventory, Unevaluated};
 use crate::identifier::{TenantId, UserId};
 
+/// The warning about figures that cannot be computed from what is stored.
+const OUT_OF_RANGE: &str = "out-of-range";
+
 /// Sums over the trades of an account.
 #[derive(Debug, Clone, Default, sqlx::FromRow)]
 pub struct Sums {
@@ -24,7 +27,8 @@ pub struct Sums {
     pub bought_sat: i64,
 }
 
-/// The sums of these accounts; one without trades has none.
+/// The sums of these accounts; one without trades has none. What was sold and bought over the years may be more than there
+/// are bitcoin, but not more than the column holds.
 pub async fn sums(conn: &mut PgConnection, users: &[&str]) -> Result<Vec<Sums>, sqlx::Error> {
     sqlx::query_as(
         "select user_id, count(*) filter (where open) as open_trades, \
@@ -32,8 +36,8 @@ pub async fn sums(conn: &mut PgConnection, users: &[&str]) -> Result<Vec<Sums>, 
          coalesce(sum(filled_sat) filter (where trade_type = 'hedge'), 0)::bigint as hedged_sat, \
          coalesce(sum(proceeds_usd) filter (where trade_type = 'hedge'), 0) as hedged_usd, \
          trim_scale(sum(gain_usd)) as realised_gain_usd, trim_scale(sum(fee_usd)) as fees_usd, \
-         coalesce(sum(filled_sat) filter (where trade_type = 'sell'), 0)::bigint as sold_sat, \
-         coalesce(sum(filled_sat) filter (where trade_type = 'buy'), 0)::bigint as bought_sat \
+         least(coalesce(sum(filled_sat) filter (where trade_type = 'sell'), 0), 9223372036854775807)::bigint as sold_sat, \
+         least(coalesce(sum(filled_sat) filter (where trade_type = 'buy'), 0), 9223372036854775807)::bigint as bought_sat \
          from (select *, state in ('submitted', 'approved', 'executing', 'partially_filled') as open \
                from treasury_trade where user_id = any($1)) t group by user_id",
     )
@@ -61,7 +65,7 @@ pub async fn sold(
     now: DateTime<Utc>,
 ) -> Result<Vec<SoldOn>, sqlx::Error> {
     sqlx::query_as(
-        "select (filled_at at time zone 'UTC')::date as date, strategy, sum(sat)::bigint as sat, \
+        "select (filled_at at time zone 'UTC')::date as date, strategy, least(sum(sat), 9223372036854775807)::bigint as sat, \
            filled_at >= $2 as in_cycle from treasury_fill \
          where user_id = $1 and trade_type = 'sell' and filled_at >= least($2, $3 - interval '1 year') group by 1, 2, 4 \
          union all \
@@ -85,8 +89,9 @@ pub async fn came_in(
     day: NaiveDate,
 ) -> Result<(i64, i64), sqlx::Error> {
     sqlx::query_as(
-        "select coalesce(sum(sat) filter (where created_at >= $2), 0)::bigint, coalesce(sum(sat) filter (where \
-         source = 'mined' and (acquired_at at time zone 'UTC')::date = $3), 0)::bigint \
+        "select least(coalesce(sum(sat) filter (where created_at >= $2), 0), 9223372036854775807)::bigint, \
+         least(coalesce(sum(sat) filter (where source = 'mined' and (acquired_at at time zone 'UTC')::date = $3), 0), \
+           9223372036854775807)::bigint \
          from treasury_lot where user_id = $1",
     )
     .bind(user)
@@ -134,7 +139,7 @@ pub async fn store(
          realised_gain_usd = excluded.realised_gain_usd, fees_usd = excluded.fees_usd, sold_sat = excluded.sold_sat, \
          bought_sat = excluded.bought_sat, cash_usd = excluded.cash_usd, opex_usd_month = excluded.opex_usd_month, \
          runway_days = excluded.runway_days, open_trades = excluded.open_trades, unevaluated = excluded.unevaluated, \
-         btc_price_usd = excluded.btc_price_usd, snapshot_id = excluded.snapshot_id, as_of = excluded.as_of, \
+         btc_price_usd = excluded.btc_price_usd, snapshot_id = excluded.snapshot_id, as_of = excluded.as_of, warnings = '{}', \
          event_id = coalesce(excluded.event_id, o.event_id), computed_at = excluded.computed_at",
     )
     .bind(tenant.as_str())
@@ -162,6 +167,30 @@ pub async fn store(
     .bind(figures.price.map(|(_, snapshot, _)| snapshot))
     .bind(figures.price.map(|(.., at)| at))
     .bind(figures.event_id)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Stores that the figures cannot be computed: those of before stay, with a warning.
+pub async fn store_out_of_range(
+    conn: &mut PgConnection,
+    tenant: &TenantId,
+    user: &UserId,
+    event_id: Option<Uuid>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into treasury_overview as o (tenant_id, user_id, version, sat, reserved_sat, hedged_sat, lots, cost_usd, \
+         realised_gain_usd, fees_usd, sold_sat, bought_sat, cash_usd, opex_usd_month, open_trades, unevaluated, warnings, \
+         event_id, computed_at) \
+         values ($1, $2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '[]', $4, $3, clock_timestamp()) \
+         on conflict (tenant_id, user_id) do update set version = o.version + 1, warnings = excluded.warnings, \
+         event_id = coalesce(excluded.event_id, o.event_id), computed_at = excluded.computed_at",
+    )
+    .bind(tenant.as_str())
+    .bind(user)
+    .bind(event_id)
+    .bind([OUT_OF_RANGE])
     .execute(conn)
     .await
     .map(drop)

@@ -2,6 +2,8 @@
 //! Promises that a price is fresh for 30 minutes and no longer, and that none is of the future.
 //! Called by the submission and the execution of trades, and by the group of the treasury.
 
+use std::collections::{BTreeSet, HashMap};
+
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
@@ -103,20 +105,54 @@ pub async fn closes(
     .await
 }
 
-/// The highest price since a moment.
-pub async fn high_since(
+/// The highest price since each of these moments, of those since which there is one. One look for all of them.
+pub async fn highs_since(
     conn: &mut PgConnection,
-    since: DateTime<Utc>,
-) -> Result<Option<Decimal>, sqlx::Error> {
-    sqlx::query_scalar("select max(btc_price_usd) from network_snapshots where observed_at >= $1")
-        .bind(since)
-        .fetch_one(conn)
-        .await
+    moments: &BTreeSet<DateTime<Utc>>,
+) -> Result<HashMap<DateTime<Utc>, Decimal>, sqlx::Error> {
+    if moments.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let moments: Vec<DateTime<Utc>> = moments.iter().copied().collect();
+    // The highest between each moment and the next one.
+    let between: Vec<(i32, Decimal)> = sqlx::query_as(
+        "select width_bucket(observed_at, $1::timestamptz[]), max(btc_price_usd) from network_snapshots \
+         where observed_at >= ($1::timestamptz[])[1] group by 1",
+    )
+    .bind(&moments)
+    .fetch_all(conn)
+    .await?;
+    // Counted from 1.
+    let numbered =
+        between.into_iter().filter_map(|(n, high)| Some((usize::try_from(n).ok()?.checked_sub(1)?, high)));
+    Ok(suffix_maxima(&moments, &numbered.collect()))
+}
+
+/// What is highest from each moment on, from what is highest between it and the next one.
+fn suffix_maxima(
+    moments: &[DateTime<Utc>],
+    between: &HashMap<usize, Decimal>,
+) -> HashMap<DateTime<Utc>, Decimal> {
+    let (mut highs, mut so_far) = (HashMap::with_capacity(moments.len()), None);
+    for (at, moment) in moments.iter().enumerate().rev() {
+        so_far = so_far.max(between.get(&at).copied());
+        highs.extend(so_far.map(|high| (*moment, high)));
+    }
+    highs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_high_since_a_moment_is_that_of_all_that_came_after_it() {
+        let moments: Vec<_> = (0..4).map(|day| DateTime::UNIX_EPOCH + TimeDelta::days(day)).collect();
+        let high = |usd: i64| Decimal::from(usd);
+        let highs = suffix_maxima(&moments, &HashMap::from([(0, high(5)), (1, high(9)), (2, high(7))]));
+        let of = |day: usize| highs.get(&moments[day]).copied();
+        assert_eq!([of(0), of(1), of(2), of(3)], [Some(high(9)), Some(high(9)), Some(high(7)), None]);
+    }
 
     #[test]
     fn a_price_is_fresh_for_thirty_minutes_and_never_of_the_future() {

@@ -212,6 +212,8 @@ fn run(days: &[Day], start: &Start, rules: &Rules, strategies: &[Strategy]) -> R
             inventory_sat: ledger.sat,
             average_cost_usd: ledger.average_cost_usd()?,
             cash_usd: sub(ledger.cash_usd, ledger.owed_usd, "cash_usd")?,
+            // A sale of a backtest fills at once.
+            incoming_usd: Decimal::ZERO,
             opex_usd_month: product([day.opex_usd, MONTH_DAYS], "opex_usd_month")?,
             progress,
         };

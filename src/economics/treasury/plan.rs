@@ -43,7 +43,7 @@ impl Caps {
 pub struct Unevaluated {
     /// The strategy.
     pub strategy: StrategyKind,
-    /// Name of the input it lacks.
+    /// Name of the input it lacks, or of the figure that is too large to be computed.
     pub field: &'static str,
 }
 
@@ -52,7 +52,7 @@ pub struct Unevaluated {
 pub struct Plan {
     /// What is sold, in the order of execution. A signal of 0 satoshi is one that its limit left nothing of.
     pub signals: Vec<Signal>,
-    /// Strategies that lack an input, in the order given.
+    /// Strategies that lack an input or cannot be computed, in the order given.
     pub unevaluated: Vec<Unevaluated>,
 }
 
@@ -69,8 +69,9 @@ impl Plan {
 /// is named before day share: tomorrow does not lift it.
 ///
 /// # Errors
-/// [`EconomicsError::OutOfRange`] for an input or parameter outside its range (`strategies` when one stands there twice) and
-/// [`EconomicsError::Overflow`] for figures too large. A missing input is no error here: see [`Plan::unevaluated`].
+/// [`EconomicsError::OutOfRange`] for an input or parameter outside its range (`strategies` when one stands there twice). A
+/// missing input or a figure too large is no error here, and keeps no other strategy from its turn: see
+/// [`Plan::unevaluated`].
 pub fn plan(
     strategies: &[Strategy],
     caps: &Caps,
@@ -83,9 +84,10 @@ pub fn plan(
     for strategy in strategies {
         match strategy.propose(state, market) {
             Ok(signal) => plan.signals.extend(signal),
-            Err(TreasuryError::MissingInput { strategy, field }) => {
-                plan.unevaluated.push(Unevaluated { strategy, field });
-            }
+            Err(
+                TreasuryError::MissingInput { field, .. }
+                | TreasuryError::Economics(EconomicsError::Overflow { figure: field }),
+            ) => plan.unevaluated.push(Unevaluated { strategy: strategy.kind(), field }),
             Err(error) => return Err(error),
         }
     }

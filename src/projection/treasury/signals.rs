@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::db::Tenanted;
 use crate::domain::treasury::signal::{self, Told};
-use crate::economics::treasury::{Limit, Signal};
+use crate::economics::treasury::{Limit, Plan, Signal};
 use crate::identifier::UserId;
 use crate::projection::HandlerError;
 use crate::read_model::treasury_write::{self, SignalRow};
@@ -15,17 +15,20 @@ const NEWS: i64 = 20;
 const NOTHING: &str = "its rule does not apply";
 
 /// Stores the signals of an account; emits `treasury.signal` for those that changed. A strategy that said something and
-/// does not any more, or is not chosen any more, has nothing to sell.
+/// does not any more, or is not chosen any more, has nothing to sell; one that cannot be evaluated says what it said last.
 pub(super) async fn store<T: Tenanted>(
     tx: &mut T,
     user: &UserId,
     cause: Option<Uuid>,
-    signals: &[Signal],
+    plan: &Plan,
 ) -> Result<(), HandlerError> {
     let tenant = tx.tenant().clone();
     let known = treasury_write::signals(tx.conn(), user).await?;
-    let mut said: Vec<Said> = signals.iter().map(Said::of).collect();
-    let silent = known.iter().filter(|row| said.iter().all(|said| said.strategy != row.strategy));
+    let mut said: Vec<Said> = plan.signals.iter().map(Said::of).collect();
+    let is_unknown =
+        |row: &SignalRow| plan.unevaluated.iter().any(|what| what.strategy.as_str() == row.strategy);
+    let silent =
+        known.iter().filter(|row| said.iter().all(|said| said.strategy != row.strategy) && !is_unknown(row));
     let silent: Vec<Said> = silent.map(|row| Said::nothing(&row.strategy)).collect();
     said.extend(silent);
     for said in said {

@@ -128,6 +128,26 @@ fn a_strategy_that_lacks_an_input_is_told_and_the_others_go_on() {
     assert_eq!(plan.unevaluated, lacks.map(|(strategy, field)| Unevaluated { strategy, field }));
 }
 
+/// One strategy's figures that are too large keep no other from its turn.
+#[test]
+fn a_figure_that_is_too_large_makes_its_strategy_unevaluated() {
+    use StrategyKind::{FixedShare, StopLoss};
+    let absurd = TreasuryState {
+        opex_usd_month: Decimal::MAX,
+        average_cost_usd: Some(Decimal::MAX / d("2")),
+        ..short()
+    };
+    let stop = Strategy::StopLoss(super::super::strategy::StopLoss {
+        cost_multiple: d("1000"),
+        ..super::super::strategy::StopLoss::default()
+    });
+    let opex = Strategy::OpexCoverage(OpexCoverage::default());
+    let plan = plan(&[opex, stop, of(FixedShare)], &open(), &absurd, &market()).expect("a plan");
+    assert_eq!(summary(&plan), [(FixedShare, BTC / 20, None)]);
+    let too_large = [(StrategyKind::OpexCoverage, "opex_gap_usd"), (StopLoss, "stop_usd")];
+    assert_eq!(plan.unevaluated, too_large.map(|(strategy, field)| Unevaluated { strategy, field }));
+}
+
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let refused = |strategies: &[Strategy], caps: &Caps| plan(strategies, caps, &short(), &market());
@@ -141,9 +161,6 @@ fn what_cannot_be_is_refused_by_name() {
     );
     let fixed = Strategy::FixedShare(FixedShare { share: d("2") });
     assert_eq!(refused(&[dca, fixed], &open()), outside("fixed_share.share"));
-    let absurd = TreasuryState { opex_usd_month: Decimal::MAX, ..short() };
-    let opex = [Strategy::OpexCoverage(OpexCoverage::default())];
-    assert!(plan(&opex, &open(), &absurd, &market()).is_err());
     assert!(serde_json::from_str::<Caps>(r#"{"max_share":0.1}"#).is_err());
     let partial: Caps = serde_json::from_str(r#"{"min_reserve_sat":5}"#).expect("partial");
     assert_eq!(partial, Caps { min_reserve_sat: 5, ..Caps::default() });

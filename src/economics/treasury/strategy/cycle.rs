@@ -11,6 +11,9 @@ use crate::economics::treasury::money::share_sat;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+/// How many phases the time between two halvings may have.
+const MOST_PHASES: usize = 100;
+
 /// From here on in the time between two halvings, sell this share a week.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,7 +31,7 @@ pub struct Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HalvingCycle {
-    /// The phases by ascending beginning; nothing is sold before the first.
+    /// The phases, at most 100, by ascending beginning; nothing is sold before the first.
     pub phases: Vec<Phase>,
 }
 
@@ -42,6 +45,7 @@ impl Default for HalvingCycle {
 impl Rule for HalvingCycle {
     fn check(&self) -> Result<(), EconomicsError> {
         const FIELD: &str = "halving_cycle.phases";
+        exact::within(self.phases.len() <= MOST_PHASES, FIELD)?;
         exact::within(self.phases.is_sorted_by(|a, b| a.from < b.from), FIELD)?;
         for phase in &self.phases {
             exact::within((Decimal::ZERO..Decimal::ONE).contains(&phase.from), FIELD)?;

@@ -2,7 +2,7 @@
 //! Promises that each rung sells its share of the initial inventory once per cycle, however many fills it takes.
 //! May be called by every module; needs nothing but its arguments.
 
-use super::{Market, Rule, StrategyKind, TreasuryState, Want, text};
+use super::{MAX_COST_MULTIPLE, Market, Rule, StrategyKind, TreasuryState, Want, text};
 use crate::economics::EconomicsError;
 use crate::economics::exact::{self, add, dec, product};
 use crate::economics::treasury::TreasuryError;
@@ -10,11 +10,14 @@ use crate::economics::treasury::money::share_sat;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+/// How many rungs or layers a strategy may have.
+const MOST_RUNGS: usize = 100;
+
 /// A rung as it is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Target price as a multiple of the cost, > 0.
+    /// Target price as a multiple of the cost, > 0 and at most 1,000.
     pub cost_multiple: Decimal,
     /// Share of the initial inventory that it sells, 0..=1.
     pub share: Decimal,
@@ -47,7 +50,7 @@ impl Rung {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Layered {
-    /// The rungs, by ascending multiple; their shares are at most 1 together.
+    /// The rungs, at most 100, by ascending multiple; their shares are at most 1 together.
     pub rungs: Vec<Step>,
 }
 
@@ -80,7 +83,7 @@ const RUNGS: &str = "layered.rungs";
 
 impl Rule for Layered {
     fn check(&self) -> Result<(), EconomicsError> {
-        exact::within(ascending(self.rungs.iter().map(|rung| rung.cost_multiple)), RUNGS)?;
+        exact::within(climbs(self.rungs.iter().map(|rung| rung.cost_multiple)), RUNGS)?;
         let mut sum = Decimal::ZERO;
         for rung in &self.rungs {
             exact::share(rung.share, RUNGS)?;
@@ -114,7 +117,7 @@ impl Rule for Layered {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NextSellLayers {
-    /// Target prices as multiples of the cost, ascending, > 0; 1.25, 1.52, 1.85, 2.20.
+    /// Target prices as multiples of the cost, at most 100 of them, ascending, > 0 and at most 1,000; 1.25, 1.52, 1.85, 2.20.
     pub cost_multiples: Vec<Decimal>,
     /// Share of the initial inventory that a layer sells, 0..=1; 0.08.
     pub quota: Decimal,
@@ -163,7 +166,7 @@ const QUOTA: &str = "next_sell_layers.quota";
 impl Rule for NextSellLayers {
     fn check(&self) -> Result<(), EconomicsError> {
         let multiples = self.cost_multiples.iter().copied();
-        exact::within(ascending(multiples), "next_sell_layers.cost_multiples")?;
+        exact::within(climbs(multiples), "next_sell_layers.cost_multiples")?;
         exact::share(self.quota, QUOTA)?;
         exact::share(self.cap, "next_sell_layers.cap")
     }
@@ -191,9 +194,13 @@ impl Rule for NextSellLayers {
     }
 }
 
-fn ascending(multiples: impl Iterator<Item = Decimal>) -> bool {
+/// Whether multiples of the cost ascend, each in its range, and are not too many.
+fn climbs(multiples: impl ExactSizeIterator<Item = Decimal>) -> bool {
     let mut above = Decimal::ZERO;
-    multiples.into_iter().all(|multiple| std::mem::replace(&mut above, multiple) < multiple)
+    multiples.len() <= MOST_RUNGS
+        && multiples.into_iter().all(|multiple| {
+            std::mem::replace(&mut above, multiple) < multiple && multiple <= MAX_COST_MULTIPLE
+        })
 }
 
 /// The rungs of `steps` (multiple of the cost, share of the initial inventory sold until and with it). What the strategy

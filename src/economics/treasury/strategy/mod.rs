@@ -11,7 +11,8 @@
 //! | [`cycle`] | halving_cycle, hashprice_cycle |
 //! | [`volatility`] | volatility_trigger |
 //!
-//! `hodl` never sells and has no parameters. [`kind`] has their names, [`signal`] what one sells; [`state`] and
+//! `hodl` never sells and has no parameters. [`kind`] has their names, [`range_of`] the ranges of their parameters in words,
+//! [`signal`] what one sells; [`state`] and
 //! [`market`] are what they look at. A strategy that is spread
 //! over a cycle or a window of days counts what it sold in it, not that it sold: a sale that a cap cut short or that filled
 //! in part goes on the next day, and one that filled is not repeated.
@@ -22,6 +23,7 @@ pub mod kind;
 pub mod ladder;
 pub mod market;
 pub mod opex;
+mod range;
 pub mod schedule;
 pub mod signal;
 pub mod state;
@@ -33,6 +35,7 @@ pub use kind::{Priority, StrategyKind, UnknownStrategy};
 pub use ladder::{Layered, NextSellLayers, Rung, Step};
 pub use market::Market;
 pub use opex::OpexCoverage;
+pub use range::range_of;
 pub use schedule::{DcaOut, FixedShare};
 pub use signal::{Limit, Signal};
 pub use state::{Progress, Sold, TreasuryState};
@@ -41,9 +44,13 @@ pub use volatility::VolatilityTrigger;
 
 use super::TreasuryError;
 use crate::economics::EconomicsError;
+use crate::economics::exact::dec;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use signal::Want;
+
+/// The largest multiple of the cost that a price is compared with.
+const MAX_COST_MULTIPLE: Decimal = dec(1_000, 0);
 
 /// A strategy with its parameters. In JSON its name is the key, `{"opex_coverage": {"days": 45}}`, or stands alone,
 /// `"layered"`; parameters that are left out have their defaults.

@@ -1,5 +1,5 @@
 //! Owns opex_coverage: sell what is missing in the cash for the next days of opex.
-//! Promises to sell the gap and no more, grossed up for the fee, and never above its share of the inventory a day.
+//! Promises to sell the gap and no more, grossed up for the fee, once, and never above its share of the inventory a day.
 //! May be called by the strategies only.
 
 use super::{Market, Rule, TreasuryState, Want, text};
@@ -10,8 +10,8 @@ use crate::economics::treasury::money::{MONTH_DAYS, sat_worth, share_sat};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-/// Keeps `days` of opex in cash. Sells `(days * opex / 30 - cash) / (price * (1 - fee))`, rounded up to the satoshi, so that
-/// the gap is closed after the fee.
+/// Keeps `days` of opex in cash. Sells `(days * opex / 30 - cash - incoming) / (price * (1 - fee))`, rounded up to the satoshi,
+/// so that the gap is closed after the fee; what open sales will bring (`incoming`) closes it as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OpexCoverage {
@@ -46,7 +46,7 @@ impl Rule for OpexCoverage {
         const FIGURE: &str = "opex_gap_usd";
         let needed = product([state.opex_usd_month, Decimal::from(self.days)], FIGURE)?;
         let needed = div(needed, MONTH_DAYS, FIGURE)?;
-        let gap = sub(needed, state.cash_usd, FIGURE)?;
+        let gap = sub(sub(needed, state.cash_usd, FIGURE)?, state.incoming_usd, FIGURE)?;
         if gap <= Decimal::ZERO || needed.is_zero() {
             return Ok(None);
         }
@@ -56,8 +56,13 @@ impl Rule for OpexCoverage {
             sat: sat_worth(gap, net_price)?,
             allowed_sat: allowed.saturating_sub(sold_sat),
             reason: format!(
-                "cash of {} USD is {} USD short of {} days of opex",
+                "cash of {} USD{} is {} USD short of {} days of opex",
                 text(state.cash_usd),
+                if state.incoming_usd.is_zero() {
+                    String::new()
+                } else {
+                    format!(" with {} USD of open sales", text(state.incoming_usd))
+                },
                 text(gap),
                 self.days
             ),

@@ -34,6 +34,7 @@ pub(in super::super) fn any_state(dice: &mut Dice) -> TreasuryState {
         inventory_sat: sat(dice),
         average_cost_usd: (dice.roll(5) > 0).then(|| money(dice).abs()),
         cash_usd: money(dice),
+        incoming_usd: if dice.roll(3) == 0 { money(dice).abs() } else { Decimal::ZERO },
         opex_usd_month: money(dice).abs(),
         progress,
     }

@@ -23,6 +23,16 @@ fn opex_coverage_sells_the_gap_before_and_after_the_fee() {
     assert_eq!(sold(&opex, &short, &venue), Some((55_611_167, None)));
     let reason = opex.propose(&short, &venue).expect("in range").expect("a gap").reason;
     assert_eq!(reason, "cash of 150000 USD is 50000 USD short of 30 days of opex");
+    // An open sale of exactly the gap closes it; one of less leaves the rest.
+    let waits = TreasuryState { incoming_usd: d("50000.0004"), ..short.clone() };
+    assert_eq!(sold(&opex, &waits, &market("90000")), None);
+    let half = TreasuryState { incoming_usd: d("5000"), ..short.clone() };
+    assert_eq!(sold(&opex, &half, &market("90000")), Some((BTC / 2, None)));
+    let reason = opex.propose(&half, &market("90000")).expect("in range").expect("a gap").reason;
+    assert_eq!(
+        reason,
+        "cash of 150000 USD with 5000 USD of open sales is 45000 USD short of 30 days of opex"
+    );
     let covered = TreasuryState { cash_usd: d("200000"), ..short.clone() };
     assert_eq!(sold(&opex, &covered, &venue), None);
     let idle = TreasuryState { opex_usd_month: d("0"), cash_usd: d("-5"), ..short.clone() };

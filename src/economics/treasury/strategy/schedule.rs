@@ -1,5 +1,5 @@
 //! Owns the strategies that sell by the calendar alone: fixed_share of what is mined, dca_out in equal parts.
-//! Promises that a day or part is sold once, that one missed is caught up, and that parts add up to the inventory.
+//! Promises that a day or part is sold once, that a part missed is caught up, and that parts add up to the inventory.
 //! May be called by the strategies only.
 
 use super::{Market, Rule, StrategyKind, TreasuryState, Want, required};
@@ -10,7 +10,7 @@ use crate::economics::treasury::money::share_sat;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-/// Sells a share of the day's production.
+/// Sells a share of the day's production. A day on which nothing was sold is not caught up: tomorrow has its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FixedShare {

@@ -20,6 +20,8 @@ pub struct TreasuryState {
     pub average_cost_usd: Option<Decimal>,
     /// Cash in USD, negative for a debt.
     pub cash_usd: Decimal,
+    /// What sales that are open already will bring in USD, after the fee, >= 0.
+    pub incoming_usd: Decimal,
     /// Operating expenses of 30 days in USD, >= 0.
     pub opex_usd_month: Decimal,
     /// What was sold so far.
@@ -33,6 +35,7 @@ impl TreasuryState {
     /// [`EconomicsError::OutOfRange`] naming the first field that is outside.
     pub fn check(&self) -> Result<(), EconomicsError> {
         exact::not_negative(self.average_cost_usd.unwrap_or_default(), "average_cost_usd")?;
+        exact::not_negative(self.incoming_usd, "incoming_usd")?;
         exact::not_negative(self.opex_usd_month, "opex_usd_month")
     }
 

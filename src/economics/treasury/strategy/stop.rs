@@ -2,7 +2,7 @@
 //! Promises that each sells its share of the initial inventory once per cycle.
 //! May be called by the strategies; the stop price by every module.
 
-use super::{Market, Rule, StrategyKind, TreasuryState, Want, required, text};
+use super::{MAX_COST_MULTIPLE, Market, Rule, StrategyKind, TreasuryState, Want, required, text};
 use crate::economics::EconomicsError;
 use crate::economics::exact::{self, dec, product, sub};
 use crate::economics::treasury::TreasuryError;
@@ -70,7 +70,7 @@ impl Rule for TrailingStop {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopLoss {
-    /// The stop as a multiple of the cost, > 0; 0.8.
+    /// The stop as a multiple of the cost, > 0 and at most 1,000; 0.8.
     pub cost_multiple: Decimal,
     /// Share of the initial inventory that it sells, 0..=1; 0.25.
     pub share: Decimal,
@@ -84,7 +84,8 @@ impl Default for StopLoss {
 
 impl Rule for StopLoss {
     fn check(&self) -> Result<(), EconomicsError> {
-        exact::within(self.cost_multiple > Decimal::ZERO, "stop_loss.cost_multiple")?;
+        let in_range = self.cost_multiple > Decimal::ZERO && self.cost_multiple <= MAX_COST_MULTIPLE;
+        exact::within(in_range, "stop_loss.cost_multiple")?;
         exact::share(self.share, "stop_loss.share")
     }
 

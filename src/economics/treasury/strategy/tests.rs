@@ -18,6 +18,7 @@ pub(in super::super) fn state(sat: u64) -> TreasuryState {
         inventory_sat: sat,
         average_cost_usd: Some(d("50000")),
         cash_usd: d("0"),
+        incoming_usd: d("0"),
         opex_usd_month: d("0"),
         progress: Progress::new(date(0), sat),
     }
@@ -89,7 +90,9 @@ fn every_parameter_outside_its_range_is_named() {
         (r#"{"layered":{"rungs":[{"cost_multiple":2,"share":-0.1}]}}"#, "layered.rungs"),
         (r#"{"trailing_stop":{"trail":1}}"#, "trailing_stop.trail"),
         (r#"{"trailing_stop":{"reserve_share":2}}"#, "trailing_stop.reserve_share"),
+        (r#"{"layered":{"rungs":[{"cost_multiple":1000.1,"share":0.1}]}}"#, "layered.rungs"),
         (r#"{"stop_loss":{"cost_multiple":0}}"#, "stop_loss.cost_multiple"),
+        (r#"{"stop_loss":{"cost_multiple":1000.1}}"#, "stop_loss.cost_multiple"),
         (r#"{"stop_loss":{"share":-1}}"#, "stop_loss.share"),
         (r#"{"fixed_share":{"share":1.5}}"#, "fixed_share.share"),
         (r#"{"dca_out":{"parts":0}}"#, "dca_out.parts"),
@@ -108,6 +111,7 @@ fn every_parameter_outside_its_range_is_named() {
         (r#"{"hashprice_cycle":{"share":2}}"#, "hashprice_cycle.share"),
         (r#"{"hashprice_cycle":{"every_days":0}}"#, "hashprice_cycle.every_days"),
         (r#"{"next_sell_layers":{"cost_multiples":[2,1]}}"#, "next_sell_layers.cost_multiples"),
+        (r#"{"next_sell_layers":{"cost_multiples":[1,1000.1]}}"#, "next_sell_layers.cost_multiples"),
         (r#"{"next_sell_layers":{"quota":2}}"#, "next_sell_layers.quota"),
         (r#"{"next_sell_layers":{"cap":2}}"#, "next_sell_layers.cap"),
     ];
@@ -116,7 +120,27 @@ fn every_parameter_outside_its_range_is_named() {
         let error = EconomicsError::OutOfRange { field };
         assert_eq!(strategy.check(), Err(error), "{json}");
         assert_eq!(strategy.propose(&state(BTC), &market("1")), Err(error.into()), "{json}");
+        assert!(range_of(field).is_some(), "{field}");
     }
+    assert!(range_of("strategies").is_some() && range_of("strategy").is_none());
+}
+
+#[test]
+fn a_ladder_has_so_many_rungs_and_no_more() {
+    let multiples = |count: u32| -> Vec<Decimal> { (1..=count).map(Decimal::from).collect() };
+    let layers = |count| {
+        Strategy::NextSellLayers(NextSellLayers {
+            cost_multiples: multiples(count),
+            ..NextSellLayers::default()
+        })
+    };
+    assert_eq!(layers(100).check(), Ok(()));
+    assert!(layers(101).check().is_err());
+    let rung = |cost_multiple| Step { cost_multiple, share: d("0.001") };
+    let ladder =
+        |count| Strategy::Layered(Layered { rungs: multiples(count).into_iter().map(rung).collect() });
+    assert_eq!(ladder(100).check(), Ok(()));
+    assert!(ladder(101).check().is_err());
 }
 
 #[test]
@@ -134,6 +158,8 @@ fn inputs_outside_their_range_are_named() {
     assert_eq!(refused(&holding, &odd), outside("puell_multiple"));
     let odd = TreasuryState { opex_usd_month: d("-1"), ..holding.clone() };
     assert_eq!(refused(&odd, &calm), outside("opex_usd_month"));
+    let odd = TreasuryState { incoming_usd: d("-1"), ..holding.clone() };
+    assert_eq!(refused(&odd, &calm), outside("incoming_usd"));
     let odd = TreasuryState { average_cost_usd: Some(d("-1")), ..holding };
     assert_eq!(refused(&odd, &calm), outside("average_cost_usd"));
 }
