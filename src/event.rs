@@ -38,6 +38,8 @@ pub mod kind {
     pub const NETWORK_SNAPSHOT: &str = "network.snapshot";
     /// A trade was submitted.
     pub const TREASURY_TRADE_SUBMITTED: &str = "treasury.trade_submitted";
+    /// A trade that went by itself so far is worth more by now than may go without a second person.
+    pub const TREASURY_TRADE_APPROVAL_NEEDED: &str = "treasury.trade_approval_needed";
     /// A second person approved a trade.
     pub const TREASURY_TRADE_APPROVED: &str = "treasury.trade_approved";
     /// A trade was filled, in part or whole.

@@ -7,7 +7,6 @@ use axum::extract::State;
 use chrono::{Days, NaiveDate};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use tracing::error;
 
 use crate::api::Api;
 use crate::api::auth::{Allowed, TreasuryRead};
@@ -18,7 +17,8 @@ use crate::domain::FieldError;
 use crate::domain::treasury::price;
 use crate::domain::treasury::{account, lot};
 use crate::economics::treasury::money::{MONTH_DAYS, booked_usd};
-use crate::economics::treasury::{Day, Rules, Start, TreasuryError, backtest};
+use crate::economics::treasury::strategy::range_of;
+use crate::economics::treasury::{Day, Rules, Start, Strategy, TreasuryError, backtest};
 use crate::economics::{EconomicsError, Network};
 use crate::identifier::UserId;
 
@@ -26,6 +26,7 @@ const DAYS: &str = "days";
 const FROM: &str = "from";
 const TO: &str = "to";
 const START: &str = "start";
+const STRATEGIES: &str = "strategies";
 /// Ten years, and their leap days.
 const MOST_DAYS: usize = 3_653;
 /// How far back the stored closes go unless the request says otherwise.
@@ -64,11 +65,7 @@ pub(super) async fn run(
         return Err(refused(DAYS, format!("must be at most {MOST_DAYS}")));
     }
     let rules = asked.rules;
-    let run = tokio::task::spawn_blocking(move || backtest(&days, &start, &rules)).await;
-    let done = run.map_err(|error| {
-        error!(%error, "a backtest ended early");
-        Problem::internal()
-    })?;
+    let done = api.compute(move || backtest(&days, &start, &rules)).await?;
     Ok(Json(json!({"data": done.map_err(refusal)?})))
 }
 
@@ -78,7 +75,12 @@ fn refused(field: &str, message: impl Into<String>) -> Problem {
 
 fn refusal(error: TreasuryError) -> Problem {
     let field = match error {
-        TreasuryError::Economics(EconomicsError::OutOfRange { field }) => field,
+        TreasuryError::Economics(EconomicsError::OutOfRange { field }) => {
+            if let Some(range) = range_of(field) {
+                return refused(STRATEGIES, format!("{field} must {range}"));
+            }
+            field
+        }
         TreasuryError::Economics(EconomicsError::Overflow { figure }) => figure,
         TreasuryError::NoPrices | TreasuryError::PriceGap { .. } => DAYS,
         TreasuryError::NotEnough { .. } | TreasuryError::UnknownLot { .. } => START,
@@ -95,8 +97,10 @@ fn read(mut body: Map<String, Value>) -> Result<Asked, Problem> {
     if days.is_some() && (from.is_some() || to.is_some()) {
         return Err(refused(DAYS, "days, or from and to for the stored closes: not both"));
     }
-    let rules: Rules =
+    let strategies: Option<Vec<Strategy>> = taken(&mut body, STRATEGIES)?;
+    let mut rules: Rules =
         serde_json::from_value(Value::Object(body)).map_err(|error| refused("body", error.to_string()))?;
+    rules.strategies = strategies.unwrap_or_default();
     rules.check().map_err(|error| refusal(error.into()))?;
     Ok(Asked { rules, days, from, to, start })
 }

@@ -93,6 +93,9 @@ async fn decide(
     ))
 }
 
+/// The `user_id` that names every user; no user is called so.
+const EVERYBODY: &str = "*";
+
 /// Whether the caller may see another user's trades.
 fn sees_all(who: &Principal) -> bool {
     who.may(TreasuryApprove::NAME)
@@ -116,14 +119,14 @@ pub(super) async fn one(
 }
 
 /// GET /api/treasury/trades?user_id=&state=&trade_type=&from=&to=&limit=&cursor=&after=&wait=: {data, next}; as CSV the
-/// whole of it, up to 10,000 rows, with a `Link` to the rest.
+/// whole of it, up to 10,000 rows, with a `Link` to the rest. `user_id=*` are all users of the tenant.
 pub(super) async fn list(
     State(api): State<Api>,
     Allowed { who, .. }: Allowed<TreasuryRead>,
     headers: HeaderMap,
     params: Params,
 ) -> Result<Response, Problem> {
-    let user = account_of(&who, &params)?;
+    let user = whose(&who, &params)?;
     let format = Format::of(&params, &headers)?;
     let limit = format.limit(&params)?;
     let after_row: Option<Uuid> = params.cursor()?;
@@ -135,13 +138,13 @@ pub(super) async fn list(
     };
     After::of(&params)?.wait(&api, &who.tenant, &MODEL).await?;
     let mut tx = api.db.tenant(&who.tenant).await?;
-    let rows = trade::list(&mut tx, &user, filter, after_row, limit as i64 + 1).await?;
+    let rows = trade::list(&mut tx, user.as_ref(), filter, after_row, limit as i64 + 1).await?;
     tx.commit().await?;
     let page = Page::new(rows, limit, |trade| trade.trade_id.to_string());
     let time =
         |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
     let asked = [
-        ("user_id", Some(user.to_string())),
+        ("user_id", Some(user.map_or_else(|| EVERYBODY.to_owned(), |user| user.to_string()))),
         ("state", filter.state.map(str::to_owned)),
         ("trade_type", filter.trade_type.map(str::to_owned)),
         ("from", time(filter.from)),
@@ -150,9 +153,13 @@ pub(super) async fn list(
     EXPORT.answer(format, page, "/api/treasury/trades", &asked)
 }
 
-fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
+/// The account whose trades are listed; none: all of them, for whoever decides.
+fn whose(who: &Principal, params: &Params) -> Result<Option<UserId>, Problem> {
     let refusal = "another user's trades need the scope treasury:approve";
-    about(who, params.user("user_id")?, sees_all(who), refusal)
+    if params.text("user_id")? == Some(EVERYBODY) {
+        return if sees_all(who) { Ok(None) } else { Err(Problem::forbidden(refusal)) };
+    }
+    about(who, params.user("user_id")?, sees_all(who), refusal).map(Some)
 }
 
 const EXPORT: Export<Trade> = Export { file: "attachment; filename=\"trades.csv\"", columns: COLUMNS, cells };

@@ -18,7 +18,9 @@ use crate::domain::change::changes;
 use crate::domain::input::{Given, Low, Names};
 use crate::domain::machine::{State, states};
 use crate::domain::{Caller, CommandError, Input, emit};
+use crate::economics::EconomicsError;
 use crate::economics::treasury::money::MONTH_DAYS;
+use crate::economics::treasury::strategy::range_of;
 use crate::economics::treasury::{Caps, LotMethod, Rules, Strategy};
 use crate::event::kind;
 use crate::identifier::UserId;
@@ -35,7 +37,8 @@ const DAY_SHARE: Names = &["max_share_day"];
 const RESERVE: Names = &["min_reserve_sat"];
 const MIN_ORDER: Names = &["min_order_sat"];
 const STRATEGIES: &str = "strategies";
-const MAX_SAT: i64 = 2_100_000_000_000_000;
+/// No more satoshi will ever be.
+pub(super) const MAX_SAT: i64 = 2_100_000_000_000_000;
 
 states! {
     /// Which lots a sale takes first. Specific lots are named by the trade.
@@ -259,13 +262,23 @@ fn share(input: &mut Input<'_>, names: Names, old: Decimal) -> Decimal {
     input.kept(names, given, &old)
 }
 
+/// What is wrong with a strategy, and what is allowed.
+fn explained(error: EconomicsError) -> String {
+    match error {
+        EconomicsError::OutOfRange { field } => {
+            range_of(field).map_or_else(|| error.to_string(), |range| format!("{field} must {range}"))
+        }
+        EconomicsError::Overflow { .. } => error.to_string(),
+    }
+}
+
 fn strategies(input: &mut Input<'_>) -> Option<Vec<Strategy>> {
     let given = input.raw(STRATEGIES)?;
     let parsed: Result<Vec<Strategy>, String> =
         serde_json::from_value(given.clone()).map_err(|error| error.to_string());
     let checked = parsed.and_then(|strategies| {
         let rules = Rules { strategies, ..Rules::default() };
-        rules.check().map_err(|error| error.to_string()).map(|()| rules.strategies)
+        rules.check().map_err(explained).map(|()| rules.strategies)
     });
     match checked {
         Ok(strategies) => Some(strategies),

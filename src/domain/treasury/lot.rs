@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::account;
+use super::account::{self, MAX_SAT};
 use crate::db::{TenantTx, Tenanted};
 use crate::domain::amount::{btc, usd};
-use crate::domain::change::object;
+use crate::domain::change::{broken, object};
 use crate::domain::input::{Low, Names};
 use crate::domain::machine::{State, states};
 use crate::domain::{Caller, CommandError, Input, emit};
@@ -69,6 +69,9 @@ impl From<&Lot> for economics::Lot {
 }
 
 /// Adds a lot of `amount` BTC that cost `cost_usd` altogether; emits `treasury.lot_added`.
+///
+/// # Errors
+/// A field that breaks a rule, or more than 21,000,000 BTC with what is held and being bought (`more-than-exist`).
 pub async fn add(
     tx: &mut TenantTx,
     caller: Caller<'_>,
@@ -94,6 +97,7 @@ pub async fn add(
         return Err(CommandError::Invalid(Vec::new()));
     };
     account::open(tx, user).await?;
+    check_exist(tx.conn(), user, sat).await?;
     let lot = Lot {
         lot_id: Uuid::now_v7(),
         user_id: user.clone(),
@@ -111,6 +115,30 @@ pub async fn add(
     let data = object(&lot)?.into();
     let event_id = emit(tx, caller, kind::TREASURY_LOT_ADDED, user, lot.lot_id.into(), data).await?;
     Ok((lot.lot_id, event_id))
+}
+
+/// Refuses what would bring an account to more bitcoin than will ever be. What open purchases bring counts as held, so a
+/// fill needs no check of its own, and sums over lots stay in range.
+pub(super) async fn check_exist(
+    conn: &mut PgConnection,
+    user: &UserId,
+    more_sat: i64,
+) -> Result<(), CommandError> {
+    let held: i64 = sqlx::query_scalar(
+        "select ((select coalesce(sum(left_sat), 0) from treasury_lot where user_id = $1) \
+         + (select coalesce(sum(sat - filled_sat), 0) from treasury_trade where user_id = $1 and trade_type = 'buy' \
+            and state in ('submitted', 'approved', 'executing', 'partially_filled')))::bigint",
+    )
+    .bind(user)
+    .fetch_one(conn)
+    .await?;
+    if more_sat > MAX_SAT.saturating_sub(held) {
+        let detail = format!(
+            "{held} sat are held or being bought: with {more_sat} more it were more than the 21,000,000 BTC that will ever be"
+        );
+        return Err(broken("more-than-exist", detail));
+    }
+    Ok(())
 }
 
 impl Lot {

@@ -8,9 +8,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::account::{self, Settings};
-use super::price;
 use super::trade::{Strategy, Trade, TradeState, TradeType};
 use super::venue::{VENUE, Venue};
+use super::{lot, price};
 use crate::db::TenantTx;
 use crate::domain::amount::btc;
 use crate::domain::change::{broken, object};
@@ -18,7 +18,6 @@ use crate::domain::input::{Given, Low, Names};
 use crate::domain::machine::State;
 use crate::domain::network::MAX_PRICE_USD;
 use crate::domain::{Caller, CommandError, FieldError, Input, emit};
-use crate::economics::treasury::money::{booked_usd, value_usd};
 use crate::event::kind;
 use crate::identifier::UserId;
 
@@ -60,7 +59,8 @@ struct Asked {
 /// Submits a trade of the caller's account; emits `treasury.trade_submitted`.
 ///
 /// # Errors
-/// A field that breaks a rule, or more than is held and not reserved (`more-than-owned`).
+/// A field that breaks a rule, more than is held and not reserved (`more-than-owned`), or a purchase beyond all the bitcoin
+/// that will be (`more-than-exist`).
 pub async fn submit(
     tx: &mut TenantTx,
     caller: Caller<'_>,
@@ -149,15 +149,10 @@ impl Asked {
         settings: &Settings,
         price_usd: Option<Decimal>,
     ) -> Result<Trade, CommandError> {
-        // A limit may fill far from today's price: what it may be worth is what counts. A limit alone tells no worth, since a
-        // sale fills at any price above it.
-        let price_usd =
-            price_usd.map(|price| self.target_price_usd.map_or(price, |target| target.max(price)));
+        let worth = |price| Trade::worth_usd(self.sat, self.target_price_usd, price);
+        let value_usd = price_usd.map(worth).transpose();
         let value_usd =
-            price_usd.map(|price| value_usd(self.sat.unsigned_abs(), price).map(booked_usd)).transpose();
-        let value_usd = value_usd
-            .map_err(|_| refused(AMOUNT[0], "is worth more than can be computed exactly"))?
-            .map(|value| value.normalize());
+            value_usd.map_err(|_| refused(AMOUNT[0], "is worth more than can be computed exactly"))?;
         Ok(Trade {
             trade_id: Uuid::now_v7(),
             user_id: caller.actor.clone(),
@@ -209,7 +204,7 @@ async fn owned(conn: &mut PgConnection, user: &UserId) -> Result<(i64, i64, i64)
 async fn check_owned(conn: &mut PgConnection, user: &UserId, asked: &Asked) -> Result<(), CommandError> {
     let (held, reserved, hedged) = owned(&mut *conn, user).await?;
     let (taken, by) = match asked.trade_type {
-        TradeType::Buy => return Ok(()),
+        TradeType::Buy => return lot::check_exist(conn, user, asked.sat).await,
         TradeType::Sell => (reserved, "reserved by open trades"),
         TradeType::Hedge => (hedged, "hedged"),
     };
@@ -219,8 +214,12 @@ async fn check_owned(conn: &mut PgConnection, user: &UserId, asked: &Asked) -> R
         return Err(broken("more-than-owned", detail));
     }
     let Some(ids) = &asked.lot_ids else { return Ok(()) };
-    let (found, left): (i64, i64) = sqlx::query_as(
-        "select count(*), coalesce(sum(left_sat), 0)::bigint from treasury_lot where user_id = $1 and id = any($2)",
+    let (found, left, promised): (i64, i64, i64) = sqlx::query_as(
+        "select count(*), coalesce(sum(left_sat), 0)::bigint, \
+         (select coalesce(sum(sat - filled_sat), 0)::bigint from treasury_trade \
+          where user_id = $1 and trade_type = 'sell' and lot_ids && $2 \
+            and state in ('submitted', 'approved', 'executing', 'partially_filled')) \
+         from treasury_lot where user_id = $1 and id = any($2)",
     )
     .bind(user)
     .bind(ids)
@@ -232,8 +231,12 @@ async fn check_owned(conn: &mut PgConnection, user: &UserId, asked: &Asked) -> R
     if i64::try_from(distinct.len()).ok() != Some(found) {
         return Err(refused(LOTS, "must be ids of lots of this account"));
     }
-    if asked.sat > left {
-        let detail = format!("{} sat are asked for: {left} sat are left in these lots", asked.sat);
+    if asked.sat > left - promised {
+        let detail = format!(
+            "{} sat are asked for: {left} sat are left in these lots, {promised} of them are reserved by open trades that \
+             name one of them",
+            asked.sat
+        );
         return Err(broken("more-than-owned", detail));
     }
     Ok(())

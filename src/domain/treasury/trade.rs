@@ -10,6 +10,8 @@ use uuid::Uuid;
 use crate::db::{TenantTx, Tenanted};
 use crate::domain::CommandError;
 use crate::domain::machine::{self, IllegalMove, State, states};
+use crate::economics::EconomicsError;
+use crate::economics::treasury::money::{booked_usd, value_usd};
 use crate::identifier::UserId;
 
 states! {
@@ -119,7 +121,7 @@ pub struct Trade {
     #[sqlx(try_from = "String")]
     pub state: TradeState,
     pub state_reason: Option<String>,
-    /// What it was worth when it was submitted; none when no price was known.
+    /// What it was worth when it was submitted, or when it turned out to need approval; none when no price was known.
     pub value_usd: Option<Decimal>,
     pub needs_approval: bool,
     pub decided_by: Option<UserId>,
@@ -149,6 +151,17 @@ impl Trade {
         Ok(())
     }
 
+    /// What it may be worth at a price, USD. A limit may fill far from the price of today: what it names counts where that is
+    /// more. A limit alone tells no worth, since a sale fills at any price above it.
+    pub(super) fn worth_usd(
+        sat: i64,
+        target_price_usd: Option<Decimal>,
+        price_usd: Decimal,
+    ) -> Result<Decimal, EconomicsError> {
+        let price_usd = target_price_usd.map_or(price_usd, |target| target.max(price_usd));
+        Ok(booked_usd(value_usd(sat.unsigned_abs(), price_usd)?).normalize())
+    }
+
     /// Satoshi that are not filled.
     pub(super) fn left_sat(&self) -> i64 {
         self.sat - self.filled_sat
@@ -159,7 +172,7 @@ impl Trade {
         sqlx::query(
             "update treasury_trade set state = $2, state_reason = $3, decided_by = $4, decided_at = $5, \
              started_at = $6, filled_sat = $7, proceeds_usd = $8, fee_usd = $9, gain_usd = $10, fills = $11, \
-             filled_at = $12, waiting = $13, updated_at = $14 where id = $1",
+             filled_at = $12, waiting = $13, updated_at = $14, needs_approval = $15, value_usd = $16 where id = $1",
         )
         .bind(self.trade_id)
         .bind(self.state.as_str())
@@ -175,6 +188,8 @@ impl Trade {
         .bind(self.filled_at)
         .bind(&self.waiting)
         .bind(self.updated_at)
+        .bind(self.needs_approval)
+        .bind(self.value_usd)
         .execute(tx.conn())
         .await
         .map(drop)
@@ -199,28 +214,38 @@ pub struct Filter<'a> {
     pub to: Option<DateTime<Utc>>,
 }
 
-/// Up to `limit` trades of an account in the order they were submitted, behind `after`.
+/// The list of one account, and that of all: two statements, since each has an index of its own.
+macro_rules! list {
+    ($whose:literal) => {
+        concat!(
+            "select * from treasury_trade where ",
+            $whose,
+            " and ($2::text is null or state = $2) \
+             and ($3::text is null or trade_type = $3) and ($4::timestamptz is null or created_at >= $4) \
+             and ($5::timestamptz is null or created_at < $5) and ($6::uuid is null or id > $6) order by id limit $7"
+        )
+    };
+}
+
+/// Up to `limit` trades of an account, or of every account of the tenant, in the order they were submitted, behind `after`.
 pub async fn list(
     tx: &mut TenantTx,
-    user: &UserId,
+    user: Option<&UserId>,
     filter: Filter<'_>,
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Trade>, sqlx::Error> {
-    sqlx::query_as(
-        "select * from treasury_trade where user_id = $1 and ($2::text is null or state = $2) \
-         and ($3::text is null or trade_type = $3) and ($4::timestamptz is null or created_at >= $4) \
-         and ($5::timestamptz is null or created_at < $5) and ($6::uuid is null or id > $6) order by id limit $7",
-    )
-    .bind(user)
-    .bind(filter.state)
-    .bind(filter.trade_type)
-    .bind(filter.from)
-    .bind(filter.to)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(tx.conn())
-    .await
+    let statement = if user.is_some() { list!("user_id = $1") } else { list!("$1::text is null") };
+    sqlx::query_as(statement)
+        .bind(user)
+        .bind(filter.state)
+        .bind(filter.trade_type)
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(tx.conn())
+        .await
 }
 
 #[cfg(test)]

@@ -141,13 +141,13 @@ async fn a_trade_waits_for_a_price_that_counts() {
     db.execute("update treasury_trade set needs_approval = false").await;
     group.run(&db).await;
     let waits = trade(&api, &id).await;
-    assert_eq!((&waits["state"], &waits["waiting"]), (&json!("executing"), &json!("no-price")));
+    assert_eq!((&waits["state"], &waits["waiting"]), (&json!("submitted"), &json!("no-price")));
 
     price(&api, 90_000).await;
     db.execute("update network_snapshots set observed_at = now() - interval '31 minutes'").await;
     group.run(&db).await;
     let waits = trade(&api, &id).await;
-    assert_eq!((&waits["state"], &waits["waiting"]), (&json!("executing"), &json!("stale-price")));
+    assert_eq!((&waits["state"], &waits["waiting"]), (&json!("submitted"), &json!("stale-price")));
     assert_eq!(advance_to(&db, &api, 0).await.blind, 1);
     assert_eq!(counts(&db).await.get("treasury.trade_executed"), None);
 
@@ -178,7 +178,7 @@ async fn a_limit_order_waits_for_its_price() {
     assert_eq!(told(&db, "treasury.trade_executed").await[0]["price_usd"], json!(95_001));
 }
 
-/// Two sales name one lot: the second finds it sold out and fails, and its event says why.
+/// A sale names a lot that one without names takes first: it finds it sold out and fails, and its event says why.
 #[tokio::test]
 async fn a_sale_whose_lots_are_gone_fails() {
     let db = TestDb::new().await;
@@ -187,10 +187,15 @@ async fn a_sale_whose_lots_are_gone_fails() {
     let named = lot(&api, "1", 40_000).await;
     lot(&api, "1", 60_000).await;
     price(&api, 90_000).await;
-    let first = submitted(&api, json!({"amount": 1, "lot_ids": [named]})).await;
-    let second = submitted(&api, json!({"amount": 1, "lot_ids": [named]})).await;
-    Group::default().run(&db).await;
+    let waits =
+        json!({"amount": 1, "lot_ids": [named], "execution_strategy": "limit", "target_price": 95_000});
+    let second = submitted(&api, waits).await;
+    let first = submitted(&api, json!({"amount": 1})).await;
+    let mut group = Group::default();
+    group.run(&db).await;
     assert_eq!(trade(&api, &first).await["state"], "executed");
+    price(&api, 95_000).await;
+    group.run(&db).await;
     let failed = trade(&api, &second).await;
     assert_eq!(failed["state"], "failed");
     let told = told(&db, "treasury.trade_failed").await;

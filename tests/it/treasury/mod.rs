@@ -4,6 +4,7 @@ mod backtest;
 mod export;
 mod fills;
 mod flow;
+mod limits;
 mod orders;
 mod overview;
 mod second_person;

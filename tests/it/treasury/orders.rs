@@ -115,6 +115,25 @@ async fn named_lots_give_what_they_hold() {
     submitted(&api, json!({"amount": "1.5", "lot_ids": [large]})).await;
 }
 
+/// What an open sale names is promised to it, and so is not to another that names it as well.
+#[tokio::test]
+async fn named_lots_are_reserved_by_the_open_trades_that_name_them() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let (one, two) = (lot(&api, "1", 40_000).await, lot(&api, "1", 60_000).await);
+    let first = submitted(&api, json!({"amount": 1, "lot_ids": [one]})).await;
+    let before = written(&db).await;
+    let refused = submit(&api, json!({"amount": 1, "lot_ids": [one]})).await;
+    problem(&refused, 409, "more-than-owned");
+    assert!(refused.body["detail"].as_str().is_some_and(|text| text.contains("reserved by open trades")));
+    assert_eq!(written(&db).await, before);
+    submitted(&api, json!({"amount": "0.4", "lot_ids": [two]})).await;
+    let rest = json!({"amount": "0.6", "lot_ids": [two]});
+    db.execute(&format!("update treasury_trade set state = 'cancelled' where id = '{first}'")).await;
+    submitted(&api, rest).await;
+    submitted(&api, json!({"amount": 1, "lot_ids": [one]})).await;
+}
+
 /// Two sales at once of everything there is: one of them finds it reserved.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_sales_at_once_one_is_refused() {
@@ -186,12 +205,19 @@ async fn lots_and_settings_have_rules() {
         (json!({"strategies": ["hodl", "hodl"]}), "strategies"),
         (json!({"strategies": [{"opex_coverage": {"days": 0}}]}), "strategies"),
         (json!({"strategies": [{"opex_coverage": {"dais": 5}}]}), "strategies"),
+        (
+            json!({"strategies": [{"stop_loss": {"cost_multiple": "70000000000000000000000000000"}}]}),
+            "strategies",
+        ),
     ] {
         let refused =
             api.ask(&admin, reqwest::Method::PUT, "/api/treasury/settings", Some(body.clone())).await;
         assert_eq!(refused.expect(422).fields(), [field], "{body}");
     }
     assert_eq!(written(&db).await, before);
+    let days = Some(json!({"strategies": [{"opex_coverage": {"days": 0}}]}));
+    let refused = api.ask(&admin, reqwest::Method::PUT, "/api/treasury/settings", days).await.expect(422);
+    assert_eq!(refused.body["errors"][0]["message"], "opex_coverage.days must be at least 1");
 
     let body = json!({"cash_usd": "600000.5", "opex_usd_day": 100, "lot_method": "hifo",
         "strategies": ["hodl", {"opex_coverage": {"days": 45}}]});

@@ -6,8 +6,8 @@ use hashinsight::domain::treasury::trade::{MACHINE, Rule};
 use reqwest::Method;
 use serde_json::json;
 
-use super::{Group, account, change, lot, price, problem, submitted, told, trade};
-use crate::support::{Answer, TestApi, TestDb, unique, written};
+use super::{Group, account, change, lot, order, price, problem, submitted, told, trade};
+use crate::support::{Answer, SCOPES, TestApi, TestDb, unique, written};
 
 /// Decides a trade as another user with the scope.
 async fn decide(api: &TestApi, id: &str, what: &str) -> Answer {
@@ -85,6 +85,76 @@ async fn above_the_limit_a_trade_waits_and_below_it_goes_on_by_itself() {
     decide(&api, &large, "approve").await.expect(200);
     group.run(&db).await;
     assert_eq!(trade(&api, &large).await["state"], "executed");
+}
+
+/// What it was worth when it was submitted says little once the price has jumped.
+#[tokio::test]
+async fn a_trade_that_is_worth_more_by_its_first_step_waits_for_the_second_person() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let mut group = Group::default();
+    lot(&api, "3", 1).await;
+    change(&api, json!({"approval_limit_usd": 90_000})).await;
+    price(&api, 80_000).await;
+    let (jumped, small) =
+        (submitted(&api, json!({"amount": 1})).await, submitted(&api, json!({"amount": "0.5"})).await);
+    assert_eq!(trade(&api, &jumped).await["needs_approval"], false);
+    price(&api, 100_000).await;
+    group.run(&db).await;
+    let waits = trade(&api, &jumped).await;
+    assert_eq!((&waits["state"], &waits["needs_approval"]), (&json!("submitted"), &json!(true)));
+    assert_eq!((&waits["value_usd"], &waits["waiting"]), (&json!(100_000), &json!(null)));
+    assert_eq!(trade(&api, &small).await["state"], "executed", "half of it goes by itself");
+    let events = told(&db, "treasury.trade_approval_needed").await;
+    assert_eq!((events.len(), &events[0]["trade_id"]), (1, &json!(jumped)), "told once");
+    assert_eq!(
+        (&events[0]["value_usd"], &events[0]["approval_limit_usd"]),
+        (&json!(100_000), &json!(90_000))
+    );
+    // Worth less again it waits all the same, and is told no more.
+    price(&api, 80_000).await;
+    group.run(&db).await;
+    assert_eq!(trade(&api, &jumped).await["state"], "submitted");
+    assert_eq!(told(&db, "treasury.trade_approval_needed").await.len(), 1);
+    decide(&api, &jumped, "approve").await.expect(200);
+    price(&api, 200_000).await;
+    group.run(&db).await;
+    assert_eq!(trade(&api, &jumped).await["state"], "executed", "approved is approved");
+}
+
+/// Whoever decides finds what waits without knowing whose it is.
+#[tokio::test]
+async fn every_users_trades_are_listed_for_who_decides() {
+    let db = TestDb::new().await;
+    let api = TestApi::start(&db).await;
+    let mut ids = Vec::new();
+    for user in ["ann", "bob"] {
+        let token = api.token_of(user, SCOPES);
+        let body = Some(json!({"amount": 1, "cost_usd": 1}));
+        api.ask(&token, Method::POST, "/api/treasury/lots", body).await.expect(201);
+        let done = api.ask(&token, Method::POST, "/api/treasury/execute", Some(order(json!({})))).await;
+        ids.push(done.expect(202).body["trade_id"].clone());
+    }
+    let decider = api.token_of("second", &["treasury:read", "treasury:approve"]);
+    let all = "/api/treasury/trades?user_id=*&state=submitted";
+    let list = api.ask(&decider, Method::GET, all, None).await.expect(200).body;
+    let listed: Vec<_> =
+        list["data"].as_array().expect("rows").iter().map(|row| row["trade_id"].clone()).collect();
+    assert_eq!(listed, ids);
+    let page = api.ask(&decider, Method::GET, &format!("{all}&limit=1"), None).await.expect(200).body;
+    let next = format!("{all}&limit=1&cursor={}", page["next"].as_str().expect("a next page"));
+    let rest = api.ask(&decider, Method::GET, &next, None).await.expect(200).body;
+    assert_eq!((&page["data"][0]["user_id"], &rest["data"][0]["user_id"]), (&json!("ann"), &json!("bob")));
+    for token in [api.token(), api.token_of("second", &["treasury:read"])] {
+        api.ask(&token, Method::GET, all, None).await.expect(403);
+    }
+    let foreign = api.ask(&api.foreign_token(), Method::GET, all, None).await.expect(200).body;
+    assert_eq!(foreign["data"], json!([]), "of the tenant");
+    let csv = api.client.get(api.url(&format!("{all}&format=csv&limit=1"))).bearer_auth(&decider);
+    let csv = csv.send().await.expect("an answer");
+    let link = csv.headers()["link"].to_str().expect("text").to_owned();
+    assert!(link.contains("user_id=*") || link.contains("user_id=%2A"), "{link}");
+    assert_eq!(csv.text().await.expect("text").lines().count(), 2);
 }
 
 /// Every state to what can be asked for, over HTTP and in the database.
