@@ -155,7 +155,48 @@ async fn everyone_applies_the_whole_backlog() {
     nothing_is_left(&report, &environment).await;
 }
 
-async fn nothing_is_left(report: &Value, environment: &BTreeMap<String, String>) {
+#[tokio::test]
+async fn what_the_calculations_take_is_measured_whole() {
+    let environment = settings(&[("DATABASE_URL", &service("DATABASE_URL"))]);
+    let arguments = [
+        "bench",
+        "business",
+        "--rounds",
+        "1",
+        "--miners",
+        "2000",
+        "--owners",
+        "20",
+        "--points",
+        "1500",
+        "--seconds",
+        "2",
+        "--json",
+    ];
+    let ended = run(&environment, &arguments).await;
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("one document");
+    let backtests = report["backtests"].as_array().expect("rows");
+    assert_eq!(backtests.len(), 11);
+    assert!(backtests.iter().all(|row| row["days"] == 1_826 && spread_is_sound(&row["ms"])), "{backtests:?}");
+    assert!(backtests.iter().filter(|row| row["sales"].as_u64() > Some(0)).count() > 5, "{backtests:?}");
+    let curtailment = report["curtailment"].as_array().expect("rows");
+    for row in curtailment {
+        assert_eq!((&row["classes"], &row["steps"]), (&json!(20), &json!(288)));
+        assert!(row["gap_percent"].as_f64() <= Some(0.5) && spread_is_sound(&row["ms"]), "{row}");
+    }
+    assert_eq!(curtailment.len(), 3);
+    let miners: Vec<_> =
+        report["fleets"].as_array().expect("rows").iter().map(|row| &row["miners"]).collect();
+    assert_eq!(miners, [&json!(1_000), &json!(2_000)]);
+    let owners = &report["owners"];
+    assert_eq!((&owners["events"], &owners["recalculations"]), (&json!(100), &json!(20)));
+    assert_eq!(report["telemetry"]["points"], 3_000);
+    assert!(report["telemetry"]["cores"].as_f64() > Some(0.0));
+    no_database_is_left(&report, &environment).await;
+}
+
+async fn no_database_is_left(report: &Value, environment: &BTreeMap<String, String>) {
     let name = report["name"].as_str().expect("a name");
     let mut conn = PgConnection::connect(&environment["DATABASE_URL"]).await.expect("PostgreSQL");
     let left: i64 = sqlx::query_scalar("select count(*) from pg_database where datname = $1")
@@ -164,6 +205,11 @@ async fn nothing_is_left(report: &Value, environment: &BTreeMap<String, String>)
         .await
         .expect("catalogue");
     assert_eq!(left, 0, "the database is dropped");
+}
+
+async fn nothing_is_left(report: &Value, environment: &BTreeMap<String, String>) {
+    no_database_is_left(report, environment).await;
+    let name = report["name"].as_str().expect("a name");
     let log =
         KafkaLog::connect(&load_from(None, environment).expect("valid").config.kafka).await.expect("Kafka");
     let topics: Vec<String> = (1..40)
