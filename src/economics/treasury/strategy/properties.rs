@@ -82,7 +82,9 @@ pub(in super::super) fn any_strategy(dice: &mut Dice, kind: StrategyKind) -> Str
             Strategy::TrailingStop(TrailingStop { trail: share(dice), reserve_share: share(dice) })
         }
         Strategy::StopLoss(_) => {
-            Strategy::StopLoss(StopLoss { cost_multiple: money(dice), share: share(dice) })
+            let multiple = Decimal::from(dice.roll(1_000) + 1) / d("100");
+            let cost_multiple = if dice.roll(8) == 0 { money(dice) } else { multiple };
+            Strategy::StopLoss(StopLoss { cost_multiple, share: share(dice) })
         }
         Strategy::FixedShare(_) => Strategy::FixedShare(FixedShare { share: share(dice) }),
         Strategy::DcaOut(_) => Strategy::DcaOut(DcaOut { parts: count(dice), interval_days: count(dice) }),
