@@ -91,13 +91,14 @@ pub(super) async fn claim(
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let tenant = &lane.tenant;
     let conn = tx.for_tenant(tenant).await?;
-    // Who counts what an endpoint has in flight counts alone.
+    // Who counts what an endpoint has in flight counts alone. Not by a lock of its row, which the batches of the group share.
     let endpoints: Vec<Uuid> = sqlx::query_scalar(
-        "select id from webhook_endpoint e where tenant_id = $1 and enabled and (failing_since is not null) = $2 and exists ( \
-           select from webhook_delivery d where d.tenant_id = $1 and d.endpoint_id = e.id and d.state = 'pending' \
-           and d.next_attempt_at <= statement_timestamp() \
-           and (d.lease_until is null or d.lease_until < statement_timestamp())) \
-         for no key update skip locked",
+        "with waiting as materialized ( \
+           select id from webhook_endpoint e where tenant_id = $1 and enabled and (failing_since is not null) = $2 \
+             and exists (select from webhook_delivery d where d.tenant_id = $1 and d.endpoint_id = e.id \
+               and d.state = 'pending' and d.next_attempt_at <= statement_timestamp() \
+               and (d.lease_until is null or d.lease_until < statement_timestamp()))) \
+         select id from waiting where pg_try_advisory_xact_lock(hashtextextended('webhook:' || $1 || ':' || id, 0))",
     )
     .bind(tenant.as_str())
     .bind(lane.failing)

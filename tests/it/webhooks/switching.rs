@@ -49,6 +49,23 @@ async fn what_is_queued_during_the_switch_is_not_sent_later() {
     assert!(receiver.all().iter().all(|seen| seen.path == "/other"));
 }
 
+/// The group holds on to an endpoint while its batch lasts, and its batches follow each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_open_holds_no_delivery_up() {
+    let (db, api) = start(&[]).await;
+    let receiver = Receiver::answers(200).await;
+    let (id, _) = webhook(&api, &receiver.url("/")).await;
+    nothing_is_queued(&db).await;
+    event(&api).await;
+    group_applies(&db).await;
+    event(&api).await;
+    let group = group_has_applied(&db).await;
+    let sending = Sending::start(&db);
+    delivery_of(&api, &id).await;
+    group.commit().await.expect("commit");
+    sending.stop().await;
+}
+
 /// Waits until something was delivered to a webhook.
 async fn delivery_of(api: &crate::support::TestApi, id: &str) -> Value {
     until("something is delivered", LONG, async || {
