@@ -9,13 +9,15 @@ mod prices;
 mod schedule;
 mod strike;
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use hashinsight::domain::Caller;
 use hashinsight::identifier::{TenantId, UserId};
 use hashinsight::jobs::{Job, Progress, Run};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, TestApi, TestDb};
+use crate::support::{Answer, TestApi, TestDb, until};
 
 const MARKET: &str = "ERCOT_WEST";
 
@@ -95,6 +97,16 @@ async fn told(db: &TestDb, kind: &str) -> Value {
     .fetch_one(&db.admin)
     .await
     .expect("an event")
+}
+
+/// Waits until somebody waits for a turn that another transaction has.
+async fn somebody_waits(db: &TestDb) {
+    until("the later one waits", Duration::from_secs(60), async || {
+        let waits = "select count(*) from pg_stat_activity \
+                     where datname = current_database() and wait_event_type = 'Lock' and wait_event = 'advisory'";
+        (db.scalar::<i64>(waits).await > 0).then_some(())
+    })
+    .await;
 }
 
 fn close(actual: &Value, expected: f64) {

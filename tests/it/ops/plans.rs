@@ -1,11 +1,13 @@
 //! Plans: made of an optimum or a cut, approved by a second person, moved by their table.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use hashinsight::domain::Caller;
+use hashinsight::domain::ops::plan;
 use hashinsight::economics::curtailment::PlanStatus;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{DAY, intervals, kinds, snapshot, this_hour, told};
+use super::{DAY, intervals, kinds, snapshot, somebody_waits, this_hour, told};
 use crate::support::{Answer, SCOPES, TestApi, TestDb, problem, written};
 
 /// A fleet of S21, 3.5 kW each, and the network.
@@ -210,15 +212,22 @@ async fn a_plan_moves_by_its_table() {
 
 #[tokio::test]
 async fn of_plans_at_the_same_time_one_is_approved() {
-    let (_db, api) = fleet(1).await;
+    let (db, api) = fleet(1).await;
     let start = next_hour();
     let (one, two) = (planned(&api, start).await, planned(&api, start).await);
-    let (first, second) = tokio::join!(decide(&api, &one, "approve"), decide(&api, &two, "approve"));
-    let mut statuses = [first.status.as_u16(), second.status.as_u16()];
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 409]);
-    let refused = if first.status == 409 { first } else { second };
-    problem(&refused, 409, "plan-overlaps");
+    let mut tx = db.db.tenant(&api.tenant.parse().expect("a tenant")).await.expect("begin");
+    let boss = "boss".parse().expect("a user");
+    let caller = Caller { actor: &boss, request_id: "first", traceparent: "", now: tx.now() };
+    let reason = json!({"reason": "because"});
+    let (id, reason) = (one.parse().expect("an id"), reason.as_object().expect("an object"));
+    plan::decide(&mut tx, caller, None, id, PlanStatus::Approved, reason).await.expect("approved");
+    // At the same moment: it waits, and sees the first one.
+    let end = async {
+        somebody_waits(&db).await;
+        tx.commit().await.expect("commit");
+    };
+    let (later, ()) = tokio::join!(decide(&api, &two, "approve"), end);
+    problem(&later, 409, "plan-overlaps");
     // One after it has its time.
     let end = start + TimeDelta::hours(12);
     let later =
