@@ -15,6 +15,7 @@ pub mod portfolio_history;
 pub mod portfolio_write;
 pub mod schedule;
 pub mod schedule_write;
+pub mod silence_write;
 pub mod treasury;
 pub mod treasury_write;
 pub mod visibility;

@@ -4,38 +4,36 @@
 //! table, but changes no judgement, nor the mean of the hour it is in. Windows are judged in order whatever the batches they came in, as far back as an hour:
 //! what is older is history.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use uuid::Uuid;
 
-use super::figures::{News, Price, begun, recovered, tell};
-use super::service::Service;
+use super::figures::{Price, tell};
 use crate::db::{Tenanted, WorkerTenant, WorkerTx};
 use crate::economics::Assumptions;
+use crate::economics::anomaly::Reading;
 use crate::economics::anomaly::detector::{HOUR, WINDOW, window_end};
 use crate::economics::anomaly::duty::START_UP;
-use crate::economics::anomaly::hysteresis::Change;
 use crate::economics::anomaly::peers::{PeerReading, peer_scores};
 use crate::economics::anomaly::silence::STALE_AFTER;
-use crate::economics::anomaly::{AnomalyKind, Detector, Finding, Nameplate, Reading};
-use crate::economics::catalogue::normalise;
 use crate::event::{Event, kind};
 use crate::identifier::{TenantId, UserId};
 use crate::projection::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
-use crate::read_model::anomaly::Anomaly;
-use crate::read_model::anomaly_write::{self, Bucket, DueRow, Hour, Judged, MinerRow, PeerRow, Span};
-use crate::read_model::curtailed::{self, Candidate, Off};
+use crate::read_model::anomaly_write::{self, Judged, MinerRow, PeerRow, Span};
+use crate::read_model::curtailed::{self, Candidate};
 use crate::read_model::portfolio_write;
+
+mod book;
+mod machine;
+
+use book::Book;
+use machine::{Machine, page_of, unread};
 
 /// Miners judged at once: a fleet of any size needs no more memory.
 const MINERS: i64 = 5_000;
-
-/// Windows judged at once, but one miner's in any case: who has been away finishes a page before a statement takes too long.
-const WINDOWS: i64 = 10_000;
 
 /// Keeps the anomalies that readings tell.
 pub(super) struct Anomalies {
@@ -193,191 +191,6 @@ impl Judge<'_> {
             for finding in machine.step(&reading) {
                 book.enter(machine, &reading, &finding, self.price)?;
             }
-        }
-        Ok(())
-    }
-}
-
-/// The end of the first window that was not judged, and is no history.
-fn first_window(row: &DueRow, since: DateTime<Utc>) -> DateTime<Utc> {
-    row.judged_to.map_or(since, |judged| judged.max(since)) + WINDOW
-}
-
-/// From when points are to be read: the hour before what was judged is known, unless it is not on record or too old to follow
-/// on.
-fn unread(row: &DueRow, since: DateTime<Utc>) -> DateTime<Utc> {
-    let first = first_window(row, since);
-    let known = row.hour.is_some() && row.judged_to.is_some_and(|judged| judged + WINDOW == first);
-    first - if known { WINDOW } else { HOUR }
-}
-
-/// How many of these are a page.
-fn page_of(due: &[DueRow], since: DateTime<Utc>) -> usize {
-    let windows = |row: &DueRow| {
-        let span = window_end(row.last_point_at) - unread(row, since);
-        span.num_seconds() / WINDOW.num_seconds()
-    };
-    let mut left = WINDOWS;
-    let fits = |row: &&DueRow| {
-        left -= windows(row);
-        left >= 0
-    };
-    due.iter().take_while(fits).count().max(due.len().min(1))
-}
-
-/// A miner whose windows are judged.
-struct Machine {
-    miner: MinerRow,
-    service: Service,
-    nameplate: Nameplate,
-    detector: Detector,
-    buckets: BTreeMap<DateTime<Utc>, Bucket>,
-    /// The windows of which an hour's mean is made: those known from before, and these.
-    hour: Hour,
-    /// Ends of the first and of the last window.
-    windows: (DateTime<Utc>, DateTime<Utc>),
-    last_point_at: DateTime<Utc>,
-    /// Mean of the last hour that was judged.
-    hour_mean_ths: Option<f64>,
-}
-
-impl Machine {
-    fn new(
-        row: DueRow,
-        since: DateTime<Utc>,
-        (buckets, off): (BTreeMap<DateTime<Utc>, Bucket>, Vec<Off>),
-        not_air: &BTreeSet<String>,
-    ) -> Result<Self, HandlerError> {
-        let windows = (first_window(&row, since), window_end(row.last_point_at));
-        let read_from = unread(&row, since);
-        let DueRow { miner, state, hour, last_point_at, .. } = row;
-        // What was judged with an hour is judged no other way by points that come later.
-        let mut hour = hour.map(|hour| hour.0).unwrap_or_default();
-        hour.retain(|start, _| *start < read_from);
-        hour.extend(buckets.iter().map(|(start, bucket)| (*start, (bucket.points, bucket.hashrate_ths_sum))));
-        Ok(Self {
-            service: Service::of(&miner.status, miner.status_changed_at, off)?,
-            nameplate: Nameplate {
-                hashrate_ths: miner.hashrate_ths,
-                power_w: miner.power_w,
-                // A model that the catalogue does not know is taken for what most are.
-                air_cooled: !not_air.contains(&normalise(&miner.model)),
-            },
-            detector: state.map(|state| state.0).unwrap_or_default(),
-            buckets,
-            hour,
-            windows,
-            last_point_at,
-            hour_mean_ths: None,
-            miner,
-        })
-    }
-
-    /// The ends of the windows to judge in which it reported.
-    fn ends(&self) -> impl Iterator<Item = DateTime<Utc>> {
-        let (first, last) = self.windows;
-        self.buckets.keys().map(|start| *start + WINDOW).filter(move |end| (first..=last).contains(end))
-    }
-
-    /// What it did in the window of this end, if it is one to judge and it reported in it.
-    fn reading(&self, end: DateTime<Utc>) -> Option<Reading> {
-        let (first, last) = self.windows;
-        let bucket = self.buckets.get(&(end - WINDOW)).filter(|_| (first..=last).contains(&end))?;
-        let hour = self.hour.range(end - HOUR..end).map(|(_, window)| window);
-        let (points, sum) = hour.fold((0, 0.0), |(points, sum), (n, ths)| (points + n, sum + ths));
-        Some(Reading {
-            end,
-            hashrate_ths: bucket.hashrate_ths_sum / bucket.points as f64,
-            hour_mean_ths: sum / points as f64,
-            power: bucket.power_at.zip(bucket.power_w_mean),
-            temperature_c: bucket.temperature_c_max,
-            peer_z: None,
-        })
-    }
-
-    /// Itself as one of a group; one that is off on purpose is no measure for others.
-    fn peer(&self, reading: &Reading) -> PeerReading<'_> {
-        let judged = self.service.duty(reading.end).is_judged();
-        let rated = self.miner.hashrate_ths.to_f64().filter(|_| judged).unwrap_or(f64::NAN);
-        PeerReading {
-            site: self.miner.location.as_deref(),
-            model: &self.miner.model,
-            value: reading.hour_mean_ths / rated,
-        }
-    }
-
-    fn step(&mut self, reading: &Reading) -> Vec<Finding> {
-        let duty = self.service.duty(reading.end);
-        self.hour_mean_ths = duty.is_judged().then_some(reading.hour_mean_ths);
-        self.detector.step(&self.nameplate, reading, duty)
-    }
-
-    fn judged(&self) -> Judged<'_> {
-        Judged {
-            miner_id: self.miner.id,
-            judged_to: self.windows.1,
-            last_point_at: self.last_point_at,
-            hour_mean_ths: self.hour_mean_ths,
-            state: &self.detector,
-            hour: self
-                .hour
-                .range(self.windows.1 - HOUR..self.windows.1)
-                .map(|(at, window)| (*at, *window))
-                .collect(),
-        }
-    }
-}
-
-/// The anomalies of a pass, each in the order it began, and what is to be told of them.
-struct Book<'a> {
-    owner: &'a UserId,
-    anomalies: Vec<Anomaly>,
-    /// Where the open one of a miner and a check stands.
-    open: HashMap<(Uuid, AnomalyKind), usize>,
-    news: Vec<News>,
-}
-
-impl<'a> Book<'a> {
-    fn new(owner: &'a UserId, anomalies: Vec<Anomaly>) -> Self {
-        let place = |(at, anomaly): (usize, &Anomaly)| {
-            Some(((anomaly.miner_id, AnomalyKind::named(&anomaly.kind)?), at))
-        };
-        let open = anomalies.iter().enumerate().filter_map(place).collect();
-        Self { owner, anomalies, open, news: Vec::new() }
-    }
-
-    fn enter(
-        &mut self,
-        machine: &Machine,
-        reading: &Reading,
-        finding: &Finding,
-        price: &Price<'_>,
-    ) -> Result<(), HandlerError> {
-        let key = (machine.miner.id, finding.kind);
-        if finding.change == Some(Change::Opened) {
-            self.open.insert(key, self.anomalies.len());
-            self.anomalies.push(begun(self.owner, machine.miner.id, finding.kind, reading.end));
-        }
-        let Some(anomaly) = self.open.get(&key).and_then(|at| self.anomalies.get_mut(*at)) else {
-            return Ok(());
-        };
-        if finding.bad {
-            anomaly.level = finding.level.map(str::to_owned);
-            anomaly.last_seen_at = reading.end;
-            anomaly.measured = finding.measured;
-            anomaly.expected = finding.expected;
-            anomaly.score = finding.score;
-            let (machines, rated_ths) = (machine.miner.quantity, machine.miner.hashrate_ths);
-            if let Ok(measured_ths) = Decimal::try_from(reading.hour_mean_ths) {
-                price.put_on(anomaly, machines, rated_ths, measured_ths)?;
-            }
-        }
-        if finding.change == Some(Change::Resolved) {
-            recovered(anomaly, reading.end);
-            self.open.remove(&key);
-        }
-        if finding.change.is_some() {
-            self.news.push(News::of(anomaly));
         }
         Ok(())
     }

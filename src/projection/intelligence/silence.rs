@@ -21,9 +21,10 @@ use crate::economics::anomaly::{AnomalyKind, Watch};
 use crate::jobs::{Job, JobError, Progress, Run, Schedule};
 use crate::projection::HandlerError;
 use crate::read_model::anomaly::Anomaly;
-use crate::read_model::anomaly_write::{self, QuietRow, Swept};
+use crate::read_model::anomaly_write;
 use crate::read_model::curtailed::{self, Candidate, Off};
 use crate::read_model::portfolio_write;
+use crate::read_model::silence_write::{self, QuietRow, Swept};
 
 /// Each is one observation for the hysteresis.
 const EVERY: TimeDelta = TimeDelta::minutes(1);
@@ -72,16 +73,16 @@ pub async fn sweep(
     let tenant = tx.tenant().clone();
     let conn = tx.conn();
     let minute = now.duration_trunc(EVERY).unwrap_or(now);
-    let retired = anomaly_write::retire(conn, now, limit).await?;
+    let retired = silence_write::retire(conn, now, limit).await?;
     let mut news: Vec<News> = retired.iter().map(News::of).collect();
-    let rows = anomaly_write::quiet(conn, minute, now - STALE_AFTER, limit).await?;
+    let rows = silence_write::quiet(conn, minute, now - STALE_AFTER, limit).await?;
     let newest = portfolio_write::newest_snapshot(conn).await?;
     let price = Price { newest: newest.as_ref(), assumptions, now };
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let miners: Vec<Candidate<'_>> = rows.iter().map(QuietRow::candidate).collect();
     let mut off = curtailed::off(conn, &miners, now - START_UP).await?;
     let mut open: HashMap<Uuid, Anomaly> =
-        anomaly_write::silent(conn, &ids).await?.into_iter().map(|a| (a.miner_id, a)).collect();
+        silence_write::silent(conn, &ids).await?.into_iter().map(|a| (a.miner_id, a)).collect();
     let (mut changed, mut swept) = (Vec::new(), Vec::with_capacity(rows.len()));
     for row in &rows {
         let known = row.silence.as_ref().map(|silence| silence.0).unwrap_or_default();
@@ -113,7 +114,7 @@ pub async fn sweep(
         });
     }
     anomaly_write::store(conn, &tenant, &changed).await?;
-    anomaly_write::swept(conn, minute, &swept).await?;
+    silence_write::swept(conn, minute, &swept).await?;
     tell(tx, &news, None).await?;
     Ok(i64::try_from(rows.len().max(retired.len())).unwrap_or(i64::MAX))
 }
