@@ -1,6 +1,6 @@
 //! Owns the manual cut: which running machines of a user, or of everybody, go off for a number of kilowatts.
 //! Promises that measured figures count where there is telemetry, and a warning where there is none.
-//! Called by the API: [`Request::read`] and [`running`] in a transaction, [`Request::plan`] outside, since it takes time.
+//! Called by the API: [`Request::read`] and [`running()`] in a transaction, [`Request::plan`] outside, since it takes time.
 
 use std::collections::BTreeMap;
 

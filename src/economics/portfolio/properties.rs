@@ -12,7 +12,7 @@ fn random_fleet(dice: &mut Dice) -> Vec<MinerLine> {
             model: format!("Model {}", dice.roll(4)),
             hashrate_ths: Decimal::from(dice.roll(100_000)) / d("100"),
             power_w: Decimal::from(dice.roll(120_000)) / d("10"),
-            quantity: dice.roll(500) as u64,
+            quantity: dice.roll(500),
             purchase_price_usd: (dice.roll(4) > 0).then(|| Decimal::from(dice.roll(9_000))),
             tariff_usd_kwh: (dice.roll(3) > 0).then(|| Decimal::from(dice.roll(300)) / d("1000")),
             status: MinerStatus::ALL[dice.roll(8).saturating_sub(3) as usize],
@@ -60,7 +60,7 @@ fn quantities_scale_additive_figures_and_leave_ratios() {
     let mut dice = Dice(99);
     for _ in 0..100 {
         let fleet = random_fleet(&mut dice);
-        let factor = dice.roll(20) as u64 + 2;
+        let factor = dice.roll(20) + 2;
         let scaled: Vec<_> =
             fleet.iter().map(|line| MinerLine { quantity: line.quantity * factor, ..line.clone() }).collect();
         let (one, many) = (compute(&fleet), compute(&scaled));
@@ -95,7 +95,7 @@ fn neither_the_order_of_lines_nor_how_they_are_split_shows() {
         let expected = compute(&fleet);
         let mut split = Vec::new();
         for line in &fleet {
-            let first = dice.roll(500) as u64 % (line.quantity + 1);
+            let first = dice.roll(500) % (line.quantity + 1);
             let part = |quantity| MinerLine { quantity, ..line.clone() };
             split.extend(
                 [part(first), part(line.quantity - first)].into_iter().filter(|part| part.quantity > 0),
