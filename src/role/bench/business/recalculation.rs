@@ -55,8 +55,8 @@ pub async fn fleets(database: &Database, db: &Db, args: &BusinessBench) -> anyho
             "insert into miners (tenant_id, id, owner_id, model, hashrate_ths, power_w, quantity, location, \
              purchase_price_usd, electricity_cost_usd_kwh, status) \
              select $1, gen_random_uuid(), $2, 'Model ' || n % 20, 100 + n % 20, 3000 + 10 * (n % 20), 1 + n % 3, \
-               'Hall ' || n % 12, 2500 + 50 * (n % 15), 0.05 + 0.005 * (n % 4), \
-               (array['online', 'online', 'online', 'offline'])[1 + n % 4] from generate_series(1, $3) n",
+               'Hall ' || n / 20 % 12, 2500 + 50 * (n / 240 % 15), 0.05 + 0.005 * (n / 3600 % 4), \
+               case n % 50 when 7 then 'offline' else 'online' end from generate_series(1, $3) n",
         )
         .bind(TENANT)
         .bind(&owner)
