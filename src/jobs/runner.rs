@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Job;
@@ -93,7 +93,12 @@ impl Runner {
                     match step {
                         Step::Waiting(due) => due.min(jittered(self.settings.poll)),
                         Step::Ran(Ended { error: None, tenants, .. }) => {
-                            info!(job, tenants, "a job has run");
+                            // Some run every few seconds, mostly with nothing to do.
+                            if tenants > 0 {
+                                info!(job, tenants, "a job has run");
+                            } else {
+                                debug!(job, "a job has run with nothing to do");
+                            }
                             Duration::ZERO
                         }
                         Step::Ran(Ended { error: Some(error), tenants, tenants_failed }) => {
