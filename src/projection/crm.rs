@@ -74,8 +74,7 @@ async fn recompute(
     accounts: &BTreeMap<Uuid, Option<Uuid>>,
 ) -> Result<(), sqlx::Error> {
     // A replay comes through its own batch: the later of two recomputations reads what the earlier one was told.
-    let rows = accounts.keys().map(|account| format!("crm_account:{tenant}:{account}")).collect();
-    serial::take_turns(conn, rows).await?;
+    serial::take_turns(conn, &format!("crm_account:{tenant}"), accounts.keys()).await?;
     crm_write::recompute(conn, tenant, accounts).await
 }
 

@@ -20,7 +20,7 @@ pub async fn lock(
     tenant: &TenantId,
     owners: impl Iterator<Item = &UserId>,
 ) -> Result<(), sqlx::Error> {
-    serial::take_turns(conn, owners.map(|owner| format!("anomaly:{tenant}:{owner}")).collect()).await
+    serial::take_turns(conn, &format!("anomaly:{tenant}"), owners).await
 }
 
 /// Those of the tenant who have miners, in order: those behind `after`, at most so many.

@@ -17,7 +17,7 @@ const HISTORY_DAYS: i32 = 760;
 
 /// Waits until nobody else makes the tenant's forecast; held to the end of the transaction.
 pub async fn lock(conn: &mut PgConnection, tenant: &TenantId) -> Result<(), sqlx::Error> {
-    serial::take_turns(conn, vec![format!("forecast:{tenant}")]).await
+    serial::take_turn(conn, &format!("forecast:{tenant}")).await
 }
 
 /// The daily closes of the network up to today.

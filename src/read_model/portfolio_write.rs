@@ -74,7 +74,7 @@ pub async fn lock(
     tenant: &TenantId,
     owners: impl Iterator<Item = &UserId>,
 ) -> Result<(), sqlx::Error> {
-    serial::take_turns(conn, owners.map(|owner| format!("portfolio:{tenant}:{owner}")).collect()).await
+    serial::take_turns(conn, &format!("portfolio:{tenant}"), owners).await
 }
 
 /// A snapshot older than this is used with the warning `snapshot-stale`.

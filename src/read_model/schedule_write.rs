@@ -104,7 +104,7 @@ pub async fn lock(
     tenant: &TenantId,
     owners: impl Iterator<Item = &UserId>,
 ) -> Result<(), sqlx::Error> {
-    serial::take_turns(conn, owners.map(|owner| format!("ops_schedule:{tenant}:{owner}")).collect()).await
+    serial::take_turns(conn, &format!("ops_schedule:{tenant}"), owners).await
 }
 
 /// The sites of these users.

@@ -38,7 +38,7 @@ pub(super) async fn ended(
 ) -> Result<(), CommandError> {
     // Two sources that let go at once would each name the other, and nobody would tell that the machines may run.
     let key = format!("ops_curtailed:{}", tx.tenant());
-    serial::take_turns(tx.conn(), vec![key]).await?;
+    serial::take_turn(tx.conn(), &key).await?;
     let held_by: Vec<String> = sqlx::query_scalar(HELD_BY).bind(owner).fetch_one(tx.conn()).await?;
     data["held_by"] = json!(held_by);
     emit(tx, caller, kind::OPS_CURTAILMENT_ENDED, owner, entity, data).await.map(drop)

@@ -233,7 +233,7 @@ pub async fn put(
 ) -> Result<(Settings, Option<Uuid>), CommandError> {
     // Two who set a user's settings for the first time have no row to lock.
     let key = format!("ops_settings:{}:{owner}", tx.tenant());
-    serial::take_turns(tx.conn(), vec![key]).await?;
+    serial::take_turn(tx.conn(), &key).await?;
     let old = get(tx, owner).await?;
     let mut input = Input::new(object);
     let kept = Settings::unset(owner.clone());

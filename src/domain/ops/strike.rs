@@ -85,7 +85,7 @@ pub async fn get(tx: &mut TenantTx, owner: &UserId, market: &str) -> Result<Opti
 pub async fn observe(tx: &mut TenantTx, caller: Caller<'_>) -> Result<Observed, CommandError> {
     // One at a time: who comes later sees what the earlier one saw.
     let key = format!("ops_strike:{}", tx.tenant());
-    serial::take_turns(tx.conn(), vec![key]).await?;
+    serial::take_turn(tx.conn(), &key).await?;
     let now = u64::try_from(caller.now.timestamp()).unwrap_or_default() / WINDOW_SECONDS;
     let sites: Vec<Settings> =
         sqlx::query_as("select * from ops_settings where strike_low_usd_mwh is not null order by owner_id")

@@ -108,9 +108,8 @@ pub async fn lock<T: Tenanted>(
     tx: &mut T,
     users: impl Iterator<Item = &UserId> + Send,
 ) -> Result<(), sqlx::Error> {
-    let tenant = tx.tenant().clone();
-    let accounts = users.map(|user| format!("treasury:{tenant}:{user}")).collect();
-    serial::take_turns(tx.conn(), accounts).await
+    let scope = format!("treasury:{}", tx.tenant());
+    serial::take_turns(tx.conn(), &scope, users).await
 }
 
 /// Locks an account and gives its settings; makes it if it is new.

@@ -70,7 +70,7 @@ async fn may_be_approved(tx: &mut TenantTx, caller: Caller<'_>, plan: &Plan) -> 
     }
     // Two plans approved at once would not see each other. One key a tenant: a cut of everybody's machines concerns all.
     let key = format!("ops_plan:{}", tx.tenant());
-    serial::take_turns(tx.conn(), vec![key]).await?;
+    serial::take_turn(tx.conn(), &key).await?;
     let site = settings::get(tx, &plan.owner_id).await?;
     if let Some(excess) = Excess::of(plan.peak_kw, plan.all_users, &site) {
         return Err(broken("over-site-cap", excess.to_string()));
