@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DurationRound, TimeDelta};
 use hashinsight::config::EventLogKind;
 use hashinsight::read_model::{anomaly, crm, portfolio, treasury};
 use reqwest::Method;
@@ -156,6 +157,42 @@ async fn the_same_rows_come_from_the_tables_of_record() {
                 "{table}"
             );
         }
+    }
+}
+
+/// A schedule is of the hours from now on, so it is compared with what the group makes of it at the same time.
+#[tokio::test]
+async fn a_schedule_is_rebuilt_as_the_group_computes_it() {
+    let db = TestDb::new().await;
+    let api = fill(&db).await;
+    let hour = db.db.now().duration_trunc(TimeDelta::hours(1)).expect("an hour");
+    let prices: Vec<Value> = (0..30)
+        .map(|n| json!({"start": hour + TimeDelta::hours(n), "seconds": 3_600, "price_usd_mwh": 40 + 10 * (n % 9)}))
+        .collect();
+    let admin = api.admin_token();
+    for user in ["ann", "bob"] {
+        let settings = json!({"user_id": user, "market": "WEST", "cap_kw": 10});
+        api.ask(&admin, Method::PUT, "/api/ops/settings", Some(settings)).await.expect(200);
+    }
+    api.post("/api/ops/prices", json!({"market": "WEST", "prices": prices})).await.expect(201);
+    apply_all(&db).await;
+    assert!(rows(&db, "ops_schedule").await.len() >= 2);
+    for lost in [false, true] {
+        db.execute(if lost {
+            "truncate ops_schedule"
+        } else {
+            "update ops_schedule set value_usd = -1, rows = '[]', warnings = '[\"spoiled\"]'"
+        })
+        .await;
+        rebuild(&db, &["--group", anomaly::GROUP]).await;
+        let rebuilt = rows(&db, "ops_schedule").await;
+        apply_all(&db).await;
+        let mut computed = rows(&db, "ops_schedule").await;
+        assert!(computed.values().any(|row| row["value_usd"].as_f64() > Some(0.0)), "{computed:?}");
+        if lost {
+            computed.values_mut().for_each(|row| row["event_id"] = Value::Null);
+        }
+        assert_eq!(rebuilt, computed);
     }
 }
 

@@ -11,6 +11,8 @@ use crate::support::{TestApi, TestDb, settings, until};
 
 const CONSUME: [&str; 3] = ["consume", "--group", "portfolio-recalc-group"];
 const RUNS: &str = "a job has run job=\"crm-invoices\"";
+/// Said where whoever reads the log asks for it.
+const IDLES: &str = "a job has run with nothing to do job=\"crm-invoices\"";
 const LONG: Duration = Duration::from_secs(60);
 
 /// An invoice of this tenant in each state that the clock changes.
@@ -114,7 +116,8 @@ async fn a_process_with_a_clock_of_its_own_waits_for_the_databases() {
     let path =
         format!("/api/crm/invoices/{}/transitions", invoice.body["invoice_id"].as_str().expect("an id"));
     api.post(&path, json!({"to": "ISSUED"})).await.expect(200);
-    let mut process = Process::start(&environment, &CONSUME, RUNS).await;
+    environment.insert("RUST_LOG".to_owned(), "info,hashinsight::jobs=debug".to_owned());
+    let mut process = Process::start(&environment, &CONSUME, IDLES).await;
     assert!(told(&test).await.is_empty(), "due in 30 days");
     let next: bool = test
         .scalar("select next_run_at between now() and now() + interval '300 seconds' from scheduled_job where name = 'crm-invoices'")
