@@ -52,6 +52,8 @@ pub async fn run(config: Config, origins: &[Origin], args: BusinessBench) -> any
     let measured = ground::until_stopped(&lifecycle, drain, async {
         services.push(machine::postgres(&database).await?);
         let db = Db::open(&database.config).await?;
+        // First, while this process has no memory to spare that others left: what it adds is seen.
+        let fleets = recalculation::fleets(&database, &db, &args).await?;
         let report = Report {
             name,
             machine,
@@ -59,7 +61,7 @@ pub async fn run(config: Config, origins: &[Origin], args: BusinessBench) -> any
             rounds: args.rounds,
             backtests: alone::backtests(args.rounds)?,
             curtailment: alone::curtailment(args.rounds)?,
-            fleets: recalculation::fleets(&database, &db, &args).await?,
+            fleets,
             owners: recalculation::owners(&database, &db, &args).await?,
             telemetry: telemetry::taken(&database, &db, &args).await?,
         };
