@@ -33,8 +33,8 @@ pub struct Config {
     pub event_log: EventLogConfig,
     pub outbox: OutboxConfig,
     pub miner_telemetry: MinerTelemetryConfig,
-    pub portfolio_history: PortfolioHistoryConfig,
-    pub anomalies: AnomaliesConfig,
+    pub portfolio_history: RetentionConfig,
+    pub anomalies: RetentionConfig,
     pub publisher: PublisherConfig,
     pub wal: WalConfig,
     pub debezium: DebeziumConfig,
@@ -146,13 +146,9 @@ pub struct MinerTelemetryConfig {
     pub partitions_ahead_days: u32,
 }
 
+/// What is kept, and for how long.
 #[derive(Debug, Clone, Deserialize)]
-pub struct PortfolioHistoryConfig {
-    pub retention_days: u32,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub struct AnomaliesConfig {
+pub struct RetentionConfig {
     pub retention_days: u32,
 }
 
