@@ -44,17 +44,26 @@ pub async fn enqueue(
     .map(drop)
 }
 
+/// Whether the delivery `d` is due and nobody is at it.
+macro_rules! waits {
+    () => {
+        "d.state = 'pending' and d.next_attempt_at <= statement_timestamp() \
+         and (d.lease_until is null or d.lease_until < statement_timestamp())"
+    };
+}
+
 /// What is due that nobody is at, by tenant, the one that waits longest first. One look into the queue of each endpoint,
 /// however long it is.
 pub(super) async fn due(db: &Db) -> Result<Vec<Lane>, sqlx::Error> {
-    let statement = "select e.tenant_id, e.failing_since is not null, count(*) from webhook_endpoint e \
-                     cross join lateral ( \
-                       select d.next_attempt_at from webhook_delivery d \
-                       where d.tenant_id = e.tenant_id and d.endpoint_id = e.id and d.state = 'pending' \
-                         and d.next_attempt_at <= statement_timestamp() \
-                         and (d.lease_until is null or d.lease_until < statement_timestamp()) \
-                       order by d.next_attempt_at limit 1) d \
-                     where e.enabled group by 1, 2 order by min(d.next_attempt_at)";
+    let statement = concat!(
+        "select e.tenant_id, e.failing_since is not null, count(*) from webhook_endpoint e \
+         cross join lateral ( \
+           select d.next_attempt_at from webhook_delivery d \
+           where d.tenant_id = e.tenant_id and d.endpoint_id = e.id and ",
+        waits!(),
+        " order by d.next_attempt_at limit 1) d \
+         where e.enabled group by 1, 2 order by min(d.next_attempt_at)"
+    );
     let rows: Vec<(TenantId, bool, i64)> = db.across_tenants(statement, &[]).await?;
     let lane = |(tenant, failing, endpoints)| Lane {
         tenant,
@@ -92,26 +101,25 @@ pub(super) async fn claim(
     let tenant = &lane.tenant;
     let conn = tx.for_tenant(tenant).await?;
     // Who counts what an endpoint has in flight counts alone. Not by a lock of its row, which the batches of the group share.
-    let endpoints: Vec<Uuid> = sqlx::query_scalar(
+    let endpoints: Vec<Uuid> = sqlx::query_scalar(concat!(
         "with waiting as materialized ( \
            select id from webhook_endpoint e where tenant_id = $1 and enabled and (failing_since is not null) = $2 \
-             and exists (select from webhook_delivery d where d.tenant_id = $1 and d.endpoint_id = e.id \
-               and d.state = 'pending' and d.next_attempt_at <= statement_timestamp() \
-               and (d.lease_until is null or d.lease_until < statement_timestamp()))) \
-         select id from waiting where pg_try_advisory_xact_lock(hashtextextended('webhook:' || $1 || ':' || id, 0))",
-    )
+             and exists (select from webhook_delivery d where d.tenant_id = $1 and d.endpoint_id = e.id and ",
+        waits!(),
+        ")) select id from waiting \
+         where pg_try_advisory_xact_lock(hashtextextended('webhook:' || $1 || ':' || id, 0))"
+    ))
     .bind(tenant.as_str())
     .bind(lane.failing)
     .fetch_all(&mut *conn)
     .await?;
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with picked as ( \
            select d.endpoint_id, d.event_id from unnest($2::uuid[]) e (id) cross join lateral ( \
              select d.endpoint_id, d.event_id, d.next_attempt_at from webhook_delivery d \
-             where d.tenant_id = $1 and d.endpoint_id = e.id and d.state = 'pending' \
-               and d.next_attempt_at <= statement_timestamp() \
-               and (d.lease_until is null or d.lease_until < statement_timestamp()) \
-             order by d.next_attempt_at limit greatest($3 - ( \
+             where d.tenant_id = $1 and d.endpoint_id = e.id and ",
+        waits!(),
+        " order by d.next_attempt_at limit greatest($3 - ( \
                select count(*) from webhook_delivery b where b.tenant_id = $1 and b.endpoint_id = e.id \
                and b.state = 'pending' and b.lease_until >= statement_timestamp()), 0) \
              for no key update skip locked) d \
@@ -122,8 +130,8 @@ pub(super) async fn claim(
          from picked p join webhook_endpoint e on e.tenant_id = $1 and e.id = p.endpoint_id \
          where d.tenant_id = $1 and d.endpoint_id = p.endpoint_id and d.event_id = p.event_id \
          returning d.endpoint_id, d.event_id, d.attempts, d.claims, e.url, d.body, e.secret, \
-           case when e.previous_secret_until > statement_timestamp() then e.previous_secret end as previous_secret",
-    )
+           case when e.previous_secret_until > statement_timestamp() then e.previous_secret end as previous_secret"
+    ))
     .bind(tenant.as_str())
     .bind(endpoints)
     .bind(i64::try_from(most_of_endpoint).unwrap_or(i64::MAX))
