@@ -17,7 +17,7 @@ use crate::domain::FieldError;
 use crate::domain::treasury::price;
 use crate::domain::treasury::{account, lot};
 use crate::economics::treasury::money::{MONTH_DAYS, booked_usd};
-use crate::economics::treasury::strategy::range_of;
+use crate::economics::treasury::strategy::refusal_of;
 use crate::economics::treasury::{Day, Rules, Start, Strategy, TreasuryError, backtest};
 use crate::economics::{EconomicsError, Network};
 use crate::identifier::UserId;
@@ -76,8 +76,8 @@ fn refused(field: &str, message: impl Into<String>) -> Problem {
 fn refusal(error: TreasuryError) -> Problem {
     let field = match error {
         TreasuryError::Economics(EconomicsError::OutOfRange { field }) => {
-            if let Some(range) = range_of(field) {
-                return refused(STRATEGIES, format!("{field} must {range}"));
+            if let Some(refusal) = refusal_of(field) {
+                return refused(STRATEGIES, refusal);
             }
             field
         }

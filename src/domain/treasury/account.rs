@@ -20,7 +20,7 @@ use crate::domain::machine::{State, states};
 use crate::domain::{Caller, CommandError, Input, emit};
 use crate::economics::EconomicsError;
 use crate::economics::treasury::money::MONTH_DAYS;
-use crate::economics::treasury::strategy::range_of;
+use crate::economics::treasury::strategy::refusal_of;
 use crate::economics::treasury::{Caps, LotMethod, Rules, Strategy};
 use crate::event::kind;
 use crate::identifier::UserId;
@@ -264,9 +264,7 @@ fn share(input: &mut Input<'_>, names: Names, old: Decimal) -> Decimal {
 /// What is wrong with a strategy, and what is allowed.
 fn explained(error: EconomicsError) -> String {
     match error {
-        EconomicsError::OutOfRange { field } => {
-            range_of(field).map_or_else(|| error.to_string(), |range| format!("{field} must {range}"))
-        }
+        EconomicsError::OutOfRange { field } => refusal_of(field).unwrap_or_else(|| error.to_string()),
         EconomicsError::Overflow { .. } => error.to_string(),
     }
 }

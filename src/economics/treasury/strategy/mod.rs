@@ -11,7 +11,7 @@
 //! | [`cycle`] | halving_cycle, hashprice_cycle |
 //! | [`volatility`] | volatility_trigger |
 //!
-//! `hodl` never sells and has no parameters. [`kind`] has their names, [`range_of`] the ranges of their parameters in words,
+//! `hodl` never sells and has no parameters. [`kind`] has their names, [`refusal_of`] the ranges of their parameters in words,
 //! [`signal`] what one sells; [`state`] and
 //! [`market`] are what they look at. A strategy that is spread
 //! over a cycle or a window of days counts what it sold in it, not that it sold: a sale that a cap cut short or that filled
@@ -35,7 +35,7 @@ pub use kind::{Priority, StrategyKind, UnknownStrategy};
 pub use ladder::{Layered, NextSellLayers, Rung, Step};
 pub use market::Market;
 pub use opex::OpexCoverage;
-pub use range::range_of;
+pub use range::refusal_of;
 pub use schedule::{DcaOut, FixedShare};
 pub use signal::{Limit, Signal};
 pub use state::{Progress, Sold, TreasuryState};

@@ -2,9 +2,15 @@
 //! Promises one for every field that the check of a strategy names.
 //! May be called by every module; needs nothing but its arguments.
 
+/// What is wrong with a field that is outside its range, and what is allowed.
+#[must_use]
+pub fn refusal_of(field: &str) -> Option<String> {
+    range_of(field).map(|range| format!("{field} must {range}"))
+}
+
 /// What a field may be, as it follows "must": of the parameters of strategies, and of their set.
 #[must_use]
-pub fn range_of(field: &str) -> Option<&'static str> {
+pub(super) fn range_of(field: &str) -> Option<&'static str> {
     const SHARE: &str = "be 0 to 1";
     const DAYS: &str = "be at least 1";
     Some(match field {

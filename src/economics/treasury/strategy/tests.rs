@@ -120,9 +120,9 @@ fn every_parameter_outside_its_range_is_named() {
         let error = EconomicsError::OutOfRange { field };
         assert_eq!(strategy.check(), Err(error), "{json}");
         assert_eq!(strategy.propose(&state(BTC), &market("1")), Err(error.into()), "{json}");
-        assert!(range_of(field).is_some(), "{field}");
+        assert!(range::range_of(field).is_some(), "{field}");
     }
-    assert!(range_of("strategies").is_some() && range_of("strategy").is_none());
+    assert!(range::range_of("strategies").is_some() && range::range_of("strategy").is_none());
 }
 
 #[test]
