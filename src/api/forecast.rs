@@ -16,10 +16,10 @@ use super::problem::Problem;
 use super::visible::{After, ReadModel};
 use crate::cache::{Entry, Key, Metadata, Origin};
 use crate::db::Db;
+use crate::economics::age::is_stale;
 use crate::economics::forecast::MAX_DAYS;
 use crate::identifier::TenantId;
 use crate::read_model::forecast::{self, ForecastView, GROUP, KINDS};
-use crate::read_model::portfolio_write::is_stale;
 
 const MODEL: ReadModel = ReadModel { group: GROUP, kinds: KINDS, name: "a forecast" };
 

@@ -26,7 +26,8 @@ use super::token::Principal;
 use super::visible::{After, ReadModel};
 use crate::domain::treasury::account::{self, APPROVAL_LIMIT};
 use crate::domain::treasury::venue::Blind;
-use crate::domain::treasury::{Settings, lot, price};
+use crate::domain::treasury::{Settings, lot};
+use crate::economics::age::is_stale;
 use crate::identifier::UserId;
 use crate::read_model::treasury::{self as read_model, GROUP, KINDS, Overview};
 
@@ -60,7 +61,7 @@ fn account_of(who: &Principal, params: &Params) -> Result<UserId, Problem> {
 fn warnings(stored: &[String], as_of: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<String> {
     let of_price = match as_of {
         None => Some(Blind::NoPrice),
-        Some(at) if now - at > price::FRESH => Some(Blind::StalePrice),
+        Some(at) if is_stale(at, now) => Some(Blind::StalePrice),
         Some(_) => None,
     };
     let of_price = of_price.map(|blind| blind.as_str().to_owned());

@@ -21,6 +21,7 @@
 //! terahash, `_usd_kwh` and `_usd_mwh` dollars per energy, `_usd_ph_day` dollars per PH/s and day, `_btc_day` bitcoin
 //! per day. Difficulty is a plain number; shares and drifts are fractions (0.02 is 2 %), only `_percent` is times 100.
 
+pub mod age;
 pub mod anomaly;
 pub mod catalogue;
 pub mod curtailment;

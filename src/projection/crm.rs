@@ -8,10 +8,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Dirty, EventHandler, HandlerError, REBUILT_AT_ONCE, Rebuilt};
-use crate::db::WorkerTx;
+use crate::db::{WorkerTx, serial};
 use crate::event::Event;
 use crate::identifier::TenantId;
-use crate::read_model::{crm, crm_write, serial};
+use crate::read_model::{crm, crm_write};
 use crate::webhook;
 
 /// What the group hands on: everything of the CRM, whether it is about an account or not.

@@ -19,5 +19,3 @@ pub mod silence_write;
 pub mod treasury;
 pub mod treasury_write;
 pub mod visibility;
-
-pub use crate::db::serial;

@@ -4,15 +4,17 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::portfolio;
 use super::portfolio_write::Snapshot;
 use crate::economics::EconomicsError;
+use crate::economics::age::is_stale;
 use crate::economics::curtailment::fleet::merged;
 use crate::economics::curtailment::{
     CurtailmentPlan, FleetGroup, PlanError, PlanMethod, PriceInterval, PriceSeries, Search, SiteTerms,
@@ -24,8 +26,6 @@ use crate::identifier::UserId;
 pub const MOST_STEPS: usize = 288;
 /// The most classes of miners: the search visits classes times steps.
 pub const MOST_CLASSES: usize = 40;
-/// What is older is stale.
-const STALE: TimeDelta = TimeDelta::minutes(30);
 
 /// What an optimum is computed from.
 #[derive(Debug, Clone)]
@@ -246,12 +246,8 @@ pub fn stale(
     prices_as_of: Option<DateTime<Utc>>,
     network_as_of: Option<DateTime<Utc>>,
 ) -> Vec<String> {
-    let old = |at: Option<DateTime<Utc>>| at.is_some_and(|at| now - at > STALE);
-    [(old(prices_as_of), "prices-stale"), (old(network_as_of), "snapshot-stale")]
-        .into_iter()
-        .filter(|(holds, _)| *holds)
-        .map(|(_, warning)| warning.to_owned())
-        .collect()
+    let prices = prices_as_of.filter(|at| is_stale(*at, now)).map(|_| "prices-stale".to_owned());
+    prices.into_iter().chain(portfolio::stale(now, network_as_of)).collect()
 }
 
 /// The newest prices of a market for a horizon, from the step that holds its beginning. How old they are is told by those

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use crate::config::EconomicsConfig;
 use crate::db::TenantTx;
 use crate::economics::Assumptions;
+use crate::economics::age::is_stale;
 use crate::event::kind;
 use crate::identifier::UserId;
-use crate::read_model::portfolio_write::is_stale;
 
 /// The consumer group that keeps this read model.
 pub const GROUP: &str = "portfolio-recalc-group";

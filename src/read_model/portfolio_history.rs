@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 use sqlx::types::Json;
 
 use crate::db::TenantTx;
+use crate::economics::age::STALE_AFTER;
 use crate::identifier::UserId;
 use crate::partitions::Deletion;
-use crate::read_model::portfolio_write::STALE_AFTER;
 
 /// The figures with what is to be known of their age at a moment.
 macro_rules! figures_at {

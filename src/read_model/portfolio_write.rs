@@ -1,15 +1,16 @@
 //! What the projection reads and writes to keep the portfolio.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::db::serial;
+use crate::economics::age::is_stale;
 use crate::economics::{MinerLine, MinerStatus, Network, Portfolio};
 use crate::identifier::{TenantId, UserId};
-use crate::read_model::serial;
 
 #[derive(sqlx::FromRow)]
 struct MinerRow {
@@ -77,9 +78,6 @@ pub async fn lock(
     serial::take_turns(conn, &format!("portfolio:{tenant}"), owners).await
 }
 
-/// A snapshot older than this is used with the warning `snapshot-stale`.
-pub const STALE_AFTER: TimeDelta = TimeDelta::minutes(30);
-
 /// A network snapshot as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -93,11 +91,6 @@ impl Snapshot {
     pub fn is_stale(&self, now: DateTime<Utc>) -> bool {
         is_stale(self.observed_at, now)
     }
-}
-
-/// Whether a snapshot that was observed then is old at this moment.
-pub fn is_stale(observed_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    now.signed_duration_since(observed_at) > STALE_AFTER
 }
 
 /// The height in this column.

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::optimum::Optimum;
-use super::serial;
+use crate::db::serial;
 use crate::economics::Assumptions;
 use crate::economics::curtailment::SiteTerms;
 use crate::identifier::{TenantId, UserId};

@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// For how long a price counts.
-pub const FRESH: TimeDelta = TimeDelta::minutes(30);
+use crate::economics::age::{STALE_AFTER, is_stale};
 
 /// The price of one BTC.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -41,7 +40,7 @@ impl Prices {
             price.at = price.at.min(now);
         }
         let newest = known.last().cloned();
-        known.retain(|price| now - price.at <= FRESH);
+        known.retain(|price| !is_stale(price.at, now));
         Self { fresh: known, newest }
     }
 
@@ -59,7 +58,7 @@ pub async fn recent(conn: &mut PgConnection, now: DateTime<Utc>) -> Result<Price
         "select id, btc_price_usd, least(observed_at, created_at) as at, block_height from network_snapshots \
          where observed_at >= $1 order by least(observed_at, created_at), id",
     )
-    .bind(now - FRESH)
+    .bind(now - STALE_AFTER)
     .fetch_all(&mut *conn)
     .await?;
     let prices = Prices::at(known, now);
@@ -143,6 +142,8 @@ fn suffix_maxima(
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
